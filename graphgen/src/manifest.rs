@@ -1,0 +1,59 @@
+//! `manifest.json`: what an artifact directory holds, so that it can be run without its preset file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::preset::{Preset, Target};
+
+/// Version of the manifest's format; readers refuse others.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// A graph input or output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// Name in the graph.
+    pub name: String,
+    /// `f32`, `u8`, `i64` or `bool`.
+    pub dtype: String,
+    /// Static dimensions.
+    pub shape: Vec<usize>,
+}
+
+/// Inputs and outputs of one graph file, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GraphSpec {
+    /// File name inside the directory.
+    pub file: String,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+    /// Inputs.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs.
+    pub outputs: Vec<TensorSpec>,
+}
+
+/// The content of `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// The fully resolved preset.
+    pub preset: Preset,
+    /// Formulations that were chosen.
+    pub target: Target,
+    /// `ai.onnx` opset.
+    pub opset: i64,
+    /// `com.microsoft` operators that the graphs use; empty for `portable`.
+    pub microsoft_operators: Vec<String>,
+    /// Functions of the domain `swav` that the graphs call: a runtime may replace them by native kernels.
+    pub functions: Vec<String>,
+    /// Trainable parameters, in graph order.
+    pub parameters: Vec<TensorSpec>,
+    /// BatchNorm running statistics, in graph order.
+    pub running_statistics: Vec<TensorSpec>,
+    /// `train_step.onnx`.
+    pub train_step: GraphSpec,
+    /// `optimizer.onnx`.
+    pub optimizer: GraphSpec,
+    /// SHA-256 over both graphs and the preset, hexadecimal: equal hashes mean interchangeable directories.
+    pub hash: String,
+}

@@ -1,0 +1,1 @@
+//! Trains, evaluates and exports encoders with graphs written by `graphgen`, in ONNX Runtime.
