@@ -3,6 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
+pub mod autodiff;
+pub mod functions;
+pub mod interpreter;
+pub mod ir;
 pub mod manifest;
+pub mod onnx;
+pub mod ops;
 pub mod preset;
 pub mod weights;
