@@ -35,19 +35,23 @@ def check(holds, text):
 
 
 def read_images(path):
-    """(name, encoded bytes) in the order of names, compared folder by folder."""
+    """(name, encoded bytes) in the order of names, hidden files left out: the order of swav-rt."""
+
+    def visible_image(name):
+        return name.lower().endswith(ENDINGS) and not any(part.startswith(".") for part in name.split("/"))
+
     if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS)]
-        images = [(str(file.relative_to(path)), file.read_bytes()) for file in files]
+        names = [(file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file()]
+        images = [(name, file.read_bytes()) for name, file in names if visible_image(name)]
     elif path.is_file():
         with tarfile.open(path) as tar:
-            images = [(member.name, tar.extractfile(member).read())
-                      for member in tar if member.isfile() and member.name.lower().endswith(ENDINGS)]
+            names = [(member.name.removeprefix("./"), member) for member in tar if member.isfile()]
+            images = [(name, tar.extractfile(member).read()) for name, member in names if visible_image(name)]
     else:
         sys.exit(f"{path}: no such folder or tar")
     if not images:
         sys.exit(f"{path}: no images found")
-    return sorted(images, key=lambda image: image[0].split("/"))
+    return sorted(images, key=lambda image: image[0].encode())
 
 
 def decode(encoded):

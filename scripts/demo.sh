@@ -29,8 +29,8 @@ esac
 [ $# -le 1 ] || fail "expected at most one argument, the folder with your images; got $#"
 command -v cargo >/dev/null || fail "Rust is needed to build the project: https://rustup.rs"
 
-images_in() { find -L "$1" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o -iname '*.bmp' \
-    -o -iname '*.gif' -o -iname '*.webp' -o -iname '*.tif' -o -iname '*.tiff' \); }
+images_in() { find -L "$1" -mindepth 1 -name '.*' -prune -o -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o -iname '*.bmp' \
+    -o -iname '*.gif' -o -iname '*.webp' -o -iname '*.tif' -o -iname '*.tiff' \) -print; }
 
 # Settings for the user's images, found before anything is built: `settings` for train, `classes` for the kNN.
 settings=()
@@ -100,8 +100,8 @@ else
             number=$((number + 1))
             part=train
             [ $((number % 5)) -ne 0 ] || part=test
-            class=${file#"$own"/}
-            class=$(printf '%s' "${class%/*}" | tr '/' '_')
+            class=${file%/*}
+            class=${class##*/}
             mkdir -p "$data/$part/$class"
             ln -s "$file" "$data/$part/$class/$number-${file##*/}"
         done < <(awk -v every="$every" 'NR % every == 0' "$list")
