@@ -5,10 +5,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-[ $# -ge 1 ] && [ $# -le 2 ] || {
+if [ $# -lt 1 ] || [ $# -gt 2 ]; then
     echo "usage: scripts/bench.sh PHOTOS [SMALL]" >&2
     exit 2
-}
+fi
 photos=$1
 small=${2:-}
 

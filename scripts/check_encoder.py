@@ -85,7 +85,8 @@ def check_file(path):
     image = shapes["image"]
     check(image.elem_type == onnx.TensorProto.UINT8, "u8 pixels")
     dims = image.shape.dim
-    check([bool(d.dim_param) for d in dims] == [True, False, True, True] and dims[1].dim_value == 3, "image [N, 3, H, W] with free N, H, W")
+    free = [bool(dim.dim_param) for dim in dims]
+    check(free == [True, False, True, True] and dims[1].dim_value == 3, "image [N, 3, H, W] with free N, H, W")
     outputs = [spec.name for spec in model.graph.output]
     check(outputs == ["features", "embedding"], f"outputs features, embedding (found {', '.join(outputs)})")
     print("operators:", ", ".join(sorted({node.op_type for node in model.graph.node})))
@@ -129,7 +130,8 @@ def check_features(session, data, path, limit):
               f"largest difference {worst / scale:.1e} of their scale, in {name} (limit 1e-4)")
     if large:
         worst, name = max(large)
-        print(f"{output} of {len(large)} resized images: largest difference {worst / scale:.1e} of their scale, in {name} (not judged)")
+        print(f"{output} of {len(large)} resized images: "
+              f"largest difference {worst / scale:.1e} of their scale, in {name} (not judged)")
 
 
 def main():

@@ -53,7 +53,8 @@ def inputs_of(session, directory, native):
         else:
             sys.exit(f"input {spec.name}: neither in init.safetensors nor in the native run")
         if value.shape != shape or value.dtype != dtype:
-            sys.exit(f"input {spec.name}: expected {np.dtype(dtype)} {list(shape)}, got {value.dtype} {list(value.shape)} from {origin}")
+            sys.exit(f"input {spec.name}: expected {np.dtype(dtype)} {list(shape)}, "
+                     f"got {value.dtype} {list(value.shape)} from {origin}")
         feed[spec.name] = value
     unknown = sorted(name for name in weights if name not in feed)
     if unknown:
@@ -101,8 +102,10 @@ def compare(outputs, native, noise_only):
         else:
             distances[parameter] = relative(outputs[name], native[name])
     if distances:
-        median, (worst, maximum) = np.median(list(distances.values())), max(distances.items(), key=lambda item: item[1])
-        print(f"gradients of {len(distances)} parameters: median {median:.2e} (limit 1e-5), maximum {maximum:.2e} in {worst} (limit 1e-2)")
+        median = np.median(list(distances.values()))
+        worst, maximum = max(distances.items(), key=lambda item: item[1])
+        print(f"gradients of {len(distances)} parameters: median {median:.2e} (limit 1e-5), "
+              f"maximum {maximum:.2e} in {worst} (limit 1e-2)")
         if not median <= 1e-5:
             failures.append("the median gradient differs")
         if not maximum <= 1e-2:
@@ -144,7 +147,8 @@ def main():
     print(f"loss {outputs['loss'].item():.8f} (ln K {np.log(outputs['scores'].shape[1]):.4f})" if "scores" in outputs
           else f"loss {outputs['loss'].item():.8f}")
 
-    failures = [f"{name} is not finite" for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    failures = [f"{name} is not finite" for name, value in outputs.items()
+                if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if native:
         failures += compare(outputs, native, zero_in_theory(manifest))
     for failure in failures:

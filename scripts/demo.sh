@@ -99,7 +99,7 @@ else
         while IFS= read -r file; do
             number=$((number + 1))
             part=train
-            [ $((number % 5)) -ne 0 ] || part=test
+            [ $((number % 5)) -ne 0 ] || part='test'
             class=${file%/*}
             class=${class##*/}
             mkdir -p "$data/$part/$class"
