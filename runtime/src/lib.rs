@@ -1,1 +1,3 @@
 //! Trains, evaluates and exports encoders with graphs written by `graphgen`, in ONNX Runtime.
+
+pub mod data;
