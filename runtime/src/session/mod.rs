@@ -1,0 +1,3 @@
+//! ONNX Runtime: the library, sessions and the state they share.
+
+pub mod environment;
