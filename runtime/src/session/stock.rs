@@ -13,8 +13,8 @@ use ort::environment::Environment;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
-use super::state::{EngineError, OptimizerState, QueueState, Tensors, copy, dimensions, zeros};
 use super::SessionOptions;
+use super::state::{EngineError, OptimizerState, QueueState, Tensors, copy, dimensions, zeros};
 
 /// What one forward and backward pass gives the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,8 +103,7 @@ impl StockEngine {
         let mut parameters = Tensors::zeros(manifest.parameters.iter().map(|spec| (spec.name.as_str(), spec)))?;
         let mut statistics = Tensors::zeros(manifest.running_statistics.iter().map(|spec| (spec.name.as_str(), spec)))?;
         let mut gradients = Tensors::zeros(named(&manifest.train_step.outputs, |name| name.starts_with("grad/")))?;
-        let mut moments =
-            Tensors::zeros(named(&manifest.optimizer.inputs, |name| name.starts_with("momentum/") || name.starts_with("variance/")))?;
+        let mut moments = Tensors::zeros(named(&manifest.optimizer.inputs, |name| name.starts_with("momentum/") || name.starts_with("variance/")))?;
         let mut stats = Tensors::zeros(named(&manifest.train_step.outputs, |name| name.starts_with("stats/")))?;
 
         let allocating = || EngineError::run("allocating the engine's tensors");
@@ -350,3 +349,7 @@ fn check_outputs(manifest: &Manifest, parameters: &Tensors, statistics: &Tensors
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "stock_tests.rs"]
+mod tests;

@@ -89,10 +89,8 @@ impl Checkpoint {
     /// # Errors
     /// Whatever the file system reports; earlier checkpoints stay then.
     pub fn save(&self, directory: &Path) -> Result<PathBuf, TrainError> {
-        let mut files = vec![
-            (WEIGHTS, to_safetensors(&self.weights, &BTreeMap::new())),
-            (OPTIMIZER, to_safetensors(&self.optimizer.moments, &BTreeMap::new())),
-        ];
+        let mut files =
+            vec![(WEIGHTS, to_safetensors(&self.weights, &BTreeMap::new())), (OPTIMIZER, to_safetensors(&self.optimizer.moments, &BTreeMap::new()))];
         if let Some(queue) = &self.queue {
             let tensors = Weights::from([("queue/embeddings".to_owned(), queue.embeddings.clone())]);
             files.push((QUEUE, to_safetensors(&tensors, &BTreeMap::new())));

@@ -101,6 +101,7 @@ pub fn open_engine(
         SinkhornKernel::Native => {
             let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
             let domain = kernels::native_operators(threads);
+            #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
             Some(Arc::new(domain.map_err(|source| EngineError::Run { activity: "registering the native kernels".into(), source })?))
         }
     };

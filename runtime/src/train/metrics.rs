@@ -107,7 +107,8 @@ mod tests {
     use super::*;
 
     fn metrics(step: u64) -> StepMetrics {
-        let report = StepReport { step: step - 1, epoch: 0, learning_rate: 0.1, loss: 2.0, stats: [("grad_norm".to_owned(), 3.0)].into(), queue: Some((8, 16)) };
+        let report =
+            StepReport { step: step - 1, epoch: 0, learning_rate: 0.1, loss: 2.0, stats: [("grad_norm".to_owned(), 3.0)].into(), queue: Some((8, 16)) };
         StepMetrics::new(&report, 4.0, 100.0, 0.001)
     }
 
