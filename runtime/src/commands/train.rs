@@ -42,8 +42,10 @@ pub struct Args {
     /// Threads of one operator; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// What runs the graphs
     #[arg(long, value_enum, default_value_t = Engine::Stock)]
     pub(crate) engine: Engine,
+    /// Where the graphs run
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) provider: Device,
 }

@@ -107,3 +107,41 @@ fn matrix(value: &Value, count: usize) -> ort::Result<Array2<f32>> {
     let rows = data.get(..count * width).ok_or_else(|| ort::Error::new(format!("expected {count} rows, got shape {shape:?}")))?;
     Array2::from_shape_vec((count, width), rows.to_vec()).map_err(|error| ort::Error::new(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+    use crate::session::environment::environment;
+
+    fn open(model: &str) -> Result<Encoder, EngineError> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(model);
+        Encoder::open(&environment().expect("ONNX Runtime is set up"), &file, &SessionOptions { threads: 1, operators: None })
+    }
+
+    /// Two images of 2x2 px, whose channels have the means 1, 2, 3 and 10, 20, 30.
+    fn images() -> Vec<u8> {
+        [1, 2, 3, 10, 20, 30].into_iter().flat_map(|mean| [mean - 1, mean + 1, mean, mean]).collect()
+    }
+
+    #[test]
+    fn a_dynamic_and_a_static_float_encoder_give_the_same_rows() {
+        for (model, batch, size) in [("tiny_encoder.onnx", None, None), ("tiny_encoder_static.onnx", Some(4), Some((2, 2)))] {
+            let mut encoder = open(model).expect("open");
+            assert_eq!((encoder.static_batch(), encoder.static_size()), (batch, size));
+            let output = encoder.run(&images(), [2, 2, 2]).expect("run");
+            assert_eq!(output.features, array![[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]);
+            assert_eq!(output.embedding, -output.features);
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_and_other_graphs_are_named() {
+        let error = open("sinkhorn.onnx").err().expect("no encoder").to_string();
+        assert!(error.contains("sinkhorn.onnx") && error.contains("features"), "{error}");
+        let error = open("tiny_encoder.onnx").expect("open").run(&[0; 5], [1, 2, 2]).expect_err("size").to_string();
+        assert!(error.contains("expected 12 bytes"), "{error}");
+        assert!(open("tiny_encoder_static.onnx").expect("open").run(&[0; 27], [1, 3, 3]).is_err());
+    }
+}

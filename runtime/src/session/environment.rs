@@ -1,5 +1,6 @@
 //! Finds and loads the ONNX Runtime library.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -67,14 +68,17 @@ pub fn environment() -> Result<Environment, EnvironmentError> {
     .map_err(|error| unusable(describe(&error)))?;
     let environment = builder.with_name("swav").with_telemetry(false).build().map_err(|source| EnvironmentError::Start { path: path.clone(), source })?;
     environment.set_log_level(ort::logging::LogLevel::Warning);
-    tracing::info!(library = %path.display(), build = ort::info(), "ONNX Runtime loaded");
+    // The library's name carries its version; `scripts/setup.sh` may have made a link to it.
+    let library = path.canonicalize().unwrap_or_else(|_| path.clone());
+    tracing::info!("ONNX Runtime: {} ({})", library.display(), ort::info());
     *loaded = Some(environment.clone());
     Ok(environment)
 }
 
 fn describe(error: &ort::LoadDynamicError) -> String {
     match error {
-        ort::LoadDynamicError::Dlopen { error, .. } => error.to_string(),
+        // The system's own words are in the source.
+        ort::LoadDynamicError::Dlopen { error, .. } => error.source().map_or_else(|| error.to_string(), ToString::to_string),
         ort::LoadDynamicError::MissingApi { .. } => "the library does not export OrtGetApiBase".into(),
         ort::LoadDynamicError::InvalidVersionString => "its version is not readable".into(),
         ort::LoadDynamicError::BadVersion { version_str, .. } => format!("expected version 1.{} or newer, got {version_str}", ort::MINOR_VERSION),

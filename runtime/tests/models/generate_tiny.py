@@ -1,4 +1,4 @@
-"""Writes tiny_train_step.onnx and tiny_optimizer.onnx: the contract of the training graphs, with arithmetic that a test can
+"""Writes tiny_train_step.onnx, tiny_optimizer.onnx and two tiny encoders: the contract of the training graphs, with arithmetic that a test can
 follow by hand. Needs the Python package `onnx`; the files it writes are checked in.
 
 x = crops / 256, y = x·w, loss = mean(y²); the running statistic moves by 0.1 towards mean(y); the queue takes y in front;
@@ -102,4 +102,27 @@ write(
     ],
     [tensor("next/w", [P, D]), tensor("next/momentum/w", [P, D]), tensor("next/step", [1], I64)],
     constants(half=f32(0.5), one=[1]),
+)
+write(
+    "tiny_encoder",
+    [
+        ("Cast", ["image"], ["pixels"], {"to": F}),
+        ("GlobalAveragePool", ["pixels"], ["pooled"], {}),
+        ("Flatten", ["pooled"], ["features"], {"axis": 1}),
+        ("Neg", ["features"], ["embedding"], {}),
+    ],
+    [tensor("image", ["N", 3, "H", "W"], U8)],
+    [tensor("features", ["N", 3]), tensor("embedding", ["N", 3])],
+    [],
+)
+write(
+    "tiny_encoder_static",
+    [
+        ("GlobalAveragePool", ["image"], ["pooled"], {}),
+        ("Flatten", ["pooled"], ["features"], {"axis": 1}),
+        ("Neg", ["features"], ["embedding"], {}),
+    ],
+    [tensor("image", [4, 3, 2, 2])],
+    [tensor("features", [4, 3]), tensor("embedding", [4, 3])],
+    [],
 )
