@@ -1,0 +1,112 @@
+//! The two gradients of a convolution.
+
+use ndarray::{Array4, ArrayD};
+
+use super::{body_inputs, weight_gradient};
+use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ops::conv::{Window, each_tap, eval_input_gradient, infer_input_gradient, rank4};
+use crate::ops::{Attribute, Conv, ConvTranspose, Domain, Gather, Operator, Vjp};
+use crate::preset::Target;
+
+/// Gradient of a convolution's input: dy [N,O,H',W'], w [O,C,k,k] → dx [N,C,H,W].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvInputGrad {
+    /// Kernel, stride and padding of the convolution.
+    pub window: Window,
+    /// H and W of its input.
+    pub input_size: [usize; 2],
+}
+
+/// Gradient of a convolution's weight: dy [N,O,H',W'], x [N,C,H,W] → dw [O,C,k,k].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvWeightGrad {
+    /// Kernel, stride and padding of the convolution.
+    pub window: Window,
+}
+
+impl Operator for ConvInputGrad {
+    const NAME: &'static str = "ConvInputGrad";
+    const DOMAIN: Domain = Domain::Swav;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        infer_input_gradient(self.window, self.input_size, inputs)
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let mut attributes = self.window.attributes();
+        attributes.push(("input_size", Attribute::Ints(self.input_size.map(|side| side as i64).to_vec())));
+        attributes
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(""))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        eval_input_gradient(self.window, self.input_size, inputs)
+    }
+
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        let (mut g, [dy, w]) = body_inputs(["dy", "w"], inputs);
+        let Window { kernel, stride, padding } = self.window;
+        let dx = if target == Target::Cpu && stride == 1 && padding < kernel {
+            let flipped = flip(&mut g, w, inputs[1])?;
+            g.apply(Conv { window: Window { kernel, stride, padding: kernel - 1 - padding } }, &[dy, flipped])?
+        } else {
+            g.apply(ConvTranspose { window: self.window, input_size: self.input_size }, &[dy, w])?
+        };
+        g.output("dx", dx);
+        Ok(Some(g))
+    }
+}
+
+/// [O,C,k,k] → [C,O,k,k] with both kernel axes reversed: the weight of the transposed convolution of stride 1.
+fn flip(g: &mut Graph, w: ValueId, ty: &TensorType) -> Result<ValueId, GraphError> {
+    let [out, channels, kernel, _] = ty.shape[..] else { unreachable!("shapes were inferred") };
+    let swapped = g.transpose(w, &[1, 0, 2, 3])?;
+    if kernel == 1 {
+        return Ok(swapped);
+    }
+    let taps = kernel * kernel;
+    let flat = g.reshape(swapped, &[channels, out, taps])?;
+    let reversed = g.apply(Gather { axis: 2, indices: (0..taps).rev().collect() }, &[flat])?;
+    g.reshape(reversed, &[channels, out, kernel, kernel])
+}
+
+impl Operator for ConvWeightGrad {
+    const NAME: &'static str = "ConvWeightGrad";
+    const DOMAIN: Domain = Domain::Swav;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [dy, x] = crate::ops::arity(inputs)?;
+        let ([batch, out, out_h, out_w], [x_batch, channels, height, width]) = (dy.shape.as_slice(), x.shape.as_slice()) else {
+            return Err(format!("expected gradient and input of 4 dimensions, got {dy} and {x}"));
+        };
+        if batch != x_batch || [self.window.output(*height), self.window.output(*width)] != [Some(*out_h), Some(*out_w)] {
+            return Err(format!("gradient {dy} does not belong to a convolution of {x}"));
+        }
+        Ok(vec![TensorType::new(dy.dtype, vec![*out, *channels, self.window.kernel, self.window.kernel])])
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        self.window.attributes()
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(""))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        let (dy, x) = (rank4(inputs[0]), rank4(inputs[1]));
+        let mut dw = Array4::zeros((dy.dim().1, x.dim().1, self.window.kernel, self.window.kernel));
+        each_tap(self.window, x.dim(), dy.dim(), |n, c, o, (h, width), (a, b), (i, j)| dw[[o, c, a, b]] += dy[[n, o, i, j]] * x[[n, c, h, width]]);
+        vec![dw.into_dyn()]
+    }
+
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        let (mut g, [dy, x]) = body_inputs(["dy", "x"], inputs);
+        let dw = weight_gradient::build(&mut g, self.window, target, dy, x)?;
+        g.output("dw", dw);
+        Ok(Some(g))
+    }
+}

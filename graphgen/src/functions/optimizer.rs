@@ -1,0 +1,255 @@
+//! One parameter's update: LARS, SGD, Adam and AdamW.
+//!
+//! Each reads a parameter's old value for the last time where it writes the new one, so that input and output may be
+//! one buffer. Scalars are f32 [1].
+
+use ndarray::ArrayD;
+
+use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ops::{Attribute, Domain, Greater, Operator, Vjp, Where};
+use crate::preset::Target;
+
+/// SGD with momentum and coupled L2 decay (PyTorch's): `g ← g + wd·p`, `m ← μ·m + g`, `p ← p − lr·m`.
+/// Inputs parameter, gradient, momentum, learning rate; outputs parameter, momentum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SgdStep {
+    /// μ
+    pub momentum: f32,
+    /// wd
+    pub weight_decay: f32,
+}
+
+/// LARS around SGD with momentum (apex's LARC with `clip=False`): where neither the parameter's nor the gradient's norm
+/// is 0, `g ← (g + wd·p) · trust·‖p‖ / (‖g‖ + wd·‖p‖ + ε)`, elsewhere g stays unscaled and undecayed; then
+/// `m ← μ·m + g`, `p ← p − lr·m`. Inputs and outputs as [`SgdStep`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct LarsStep {
+    /// μ
+    pub momentum: f32,
+    /// wd
+    pub weight_decay: f32,
+    /// trust
+    pub trust_coefficient: f32,
+    /// ε
+    pub epsilon: f32,
+}
+
+/// Adam or AdamW (PyTorch's). With c₁ = 1 − β₁ᵗ and c₂ = 1 − β₂ᵗ: decay couples as `g ← g + wd·p`, or decoupled as
+/// `p ← p − lr·wd·p`; `m ← β₁·m + (1−β₁)·g`, `v ← β₂·v + (1−β₂)·g²`, `p ← p − lr/c₁ · m / (√v/√c₂ + ε)`.
+/// Inputs parameter, gradient, momentum, variance, learning rate, c₁, c₂; outputs parameter, momentum, variance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamStep {
+    /// β₁
+    pub beta1: f32,
+    /// β₂
+    pub beta2: f32,
+    /// ε
+    pub epsilon: f32,
+    /// wd
+    pub weight_decay: f32,
+    /// AdamW's decay.
+    pub decoupled: bool,
+}
+
+/// The first `states` inputs share one shape, the rest are scalars [1]; the outputs are all states but the gradient.
+fn infer_step(inputs: &[&TensorType], states: usize, scalars: usize) -> Result<Vec<TensorType>, String> {
+    if inputs.len() != states + scalars {
+        return Err(format!("expected {} inputs, got {}", states + scalars, inputs.len()));
+    }
+    let parameter = inputs[0];
+    if let Some(other) = inputs[1..states].iter().find(|ty| **ty != parameter) {
+        return Err(format!("expected gradient and optimizer state like the parameter {parameter}, got {other}"));
+    }
+    if let Some(scalar) = inputs[states..].iter().find(|ty| ***ty != TensorType::f32(vec![1])) {
+        return Err(format!("expected scalars f32 [1], got {scalar}"));
+    }
+    Ok(vec![parameter.clone(); states - 1])
+}
+
+/// Starts a body; the scalars are reshaped to `[1; rank]`, since the CPU provider multiplies slowly by lower ranks.
+fn start<const N: usize>(names: [&str; N], states: usize, types: &[&TensorType]) -> Result<(Graph, [ValueId; N]), GraphError> {
+    let (mut g, mut inputs) = super::body_inputs(names, types);
+    let ones = vec![1; types[0].rank()];
+    for scalar in &mut inputs[states..] {
+        *scalar = g.reshape(*scalar, &ones)?;
+    }
+    Ok((g, inputs))
+}
+
+/// `m ← μ·m + g`, `p ← p − lr·m`
+fn momentum_update(g: &mut Graph, momentum: f32, [p, gradient, m, lr]: [ValueId; 4]) -> Result<(), GraphError> {
+    let decayed = g.scale(m, momentum.into())?;
+    let m = g.add(decayed, gradient)?;
+    let update = g.mul(m, lr)?;
+    let p = g.sub(p, update)?;
+    g.output("next_parameter", p);
+    g.output("next_momentum", m);
+    Ok(())
+}
+
+fn eval_momentum_update(momentum: f32, p: &ArrayD<f64>, gradient: ArrayD<f64>, m: &ArrayD<f64>, lr: f64) -> Vec<ArrayD<f64>> {
+    let m = m * f64::from(momentum) + gradient;
+    vec![p - &(&m * lr), m]
+}
+
+impl Operator for SgdStep {
+    const NAME: &'static str = "SgdStep";
+    const DOMAIN: Domain = Domain::Swav;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        infer_step(inputs, 3, 1)
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("momentum", Attribute::Float(self.momentum)), ("weight_decay", Attribute::Float(self.weight_decay))]
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(""))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        let [p, gradient, m, lr] = inputs else { unreachable!("the arity was checked") };
+        let gradient = *gradient + &(*p * f64::from(self.weight_decay));
+        eval_momentum_update(self.momentum, p, gradient, m, lr[[0]])
+    }
+
+    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
+        let (mut g, [p, gradient, m, lr]) = start(["parameter", "gradient", "momentum", "learning_rate"], 3, inputs)?;
+        let decay = g.scale(p, self.weight_decay.into())?;
+        let gradient = g.add(gradient, decay)?;
+        momentum_update(&mut g, self.momentum, [p, gradient, m, lr])?;
+        Ok(Some(g))
+    }
+}
+
+impl Operator for LarsStep {
+    const NAME: &'static str = "LarsStep";
+    const DOMAIN: Domain = Domain::Swav;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        infer_step(inputs, 3, 1)
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![
+            ("epsilon", Attribute::Float(self.epsilon)),
+            ("momentum", Attribute::Float(self.momentum)),
+            ("trust_coefficient", Attribute::Float(self.trust_coefficient)),
+            ("weight_decay", Attribute::Float(self.weight_decay)),
+        ]
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(""))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        let [p, gradient, m, lr] = inputs else { unreachable!("the arity was checked") };
+        let norm = |x: &ArrayD<f64>| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let (parameter_norm, gradient_norm, decay) = (norm(p), norm(gradient), f64::from(self.weight_decay));
+        let gradient = if parameter_norm > 0.0 && gradient_norm > 0.0 {
+            let rate = f64::from(self.trust_coefficient) * parameter_norm / (gradient_norm + decay * parameter_norm + f64::from(self.epsilon));
+            (*gradient + &(*p * decay)) * rate
+        } else {
+            (*gradient).clone()
+        };
+        eval_momentum_update(self.momentum, p, gradient, m, lr[[0]])
+    }
+
+    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
+        let (mut g, [p, gradient, m, lr]) = start(["parameter", "gradient", "momentum", "learning_rate"], 3, inputs)?;
+        let rank = inputs[0].rank();
+        let (zero, one) = (g.scalar(0.0, rank), g.scalar(1.0, rank));
+        let (parameter_norm, gradient_norm) = (norm(&mut g, p)?, norm(&mut g, gradient)?);
+        let numerator = g.scale(parameter_norm, self.trust_coefficient.into())?;
+        let decayed_norm = g.scale(parameter_norm, self.weight_decay.into())?;
+        let denominator = g.add(gradient_norm, decayed_norm)?;
+        let denominator = g.offset(denominator, self.epsilon.into())?;
+        let rate = g.div(numerator, denominator)?;
+        let decay = g.scalar(self.weight_decay.into(), rank);
+        let (parameter_nonzero, gradient_nonzero) = (g.apply(Greater, &[parameter_norm, zero])?, g.apply(Greater, &[gradient_norm, zero])?);
+        let mut where_both = |value, otherwise| {
+            let inner = g.apply(Where, &[gradient_nonzero, value, otherwise])?;
+            g.apply(Where, &[parameter_nonzero, inner, otherwise])
+        };
+        let (rate, decay) = (where_both(rate, one)?, where_both(decay, zero)?);
+        let decay = g.mul(p, decay)?;
+        let gradient = g.add(gradient, decay)?;
+        let gradient = g.mul(gradient, rate)?;
+        momentum_update(&mut g, self.momentum, [p, gradient, m, lr])?;
+        Ok(Some(g))
+    }
+}
+
+/// L2 norm over all elements, `[1; rank]`.
+fn norm(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    let axes: Vec<usize> = (0..g.shape(x).len()).collect();
+    let square = g.mul(x, x)?;
+    let sum = g.reduce_sum(square, &axes, true)?;
+    g.sqrt(sum)
+}
+
+impl Operator for AdamStep {
+    const NAME: &'static str = "AdamStep";
+    const DOMAIN: Domain = Domain::Swav;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        infer_step(inputs, 4, 3)
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![
+            ("beta1", Attribute::Float(self.beta1)),
+            ("beta2", Attribute::Float(self.beta2)),
+            ("decoupled", Attribute::Int(self.decoupled.into())),
+            ("epsilon", Attribute::Float(self.epsilon)),
+            ("weight_decay", Attribute::Float(self.weight_decay)),
+        ]
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(""))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        let [p, gradient, m, v, lr, correction1, correction2] = inputs else { unreachable!("the arity was checked") };
+        let (beta1, beta2, decay) = (f64::from(self.beta1), f64::from(self.beta2), f64::from(self.weight_decay));
+        let (lr, correction1, correction2) = (lr[[0]], correction1[[0]], correction2[[0]]);
+        let (p, gradient) = if self.decoupled { (*p * (1.0 - lr * decay), (*gradient).clone()) } else { ((*p).clone(), *gradient + &(*p * decay)) };
+        let m = *m * beta1 + &gradient * (1.0 - beta1);
+        let v = *v * beta2 + &(&gradient * &gradient) * (1.0 - beta2);
+        let denominator = v.mapv(|v| v.sqrt() / correction2.sqrt() + f64::from(self.epsilon));
+        vec![p - &m / &denominator * (lr / correction1), m, v]
+    }
+
+    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
+        let names = ["parameter", "gradient", "momentum", "variance", "learning_rate", "correction1", "correction2"];
+        let (mut g, [p, gradient, m, v, lr, correction1, correction2]) = start(names, 4, inputs)?;
+        let (beta1, beta2, decay) = (f64::from(self.beta1), f64::from(self.beta2), f64::from(self.weight_decay));
+        let (p, gradient) = if self.decoupled {
+            let decay = g.scale(lr, decay)?;
+            let shrink = g.mul(p, decay)?;
+            (g.sub(p, shrink)?, gradient)
+        } else {
+            let decay = g.scale(p, decay)?;
+            (p, g.add(gradient, decay)?)
+        };
+        let (old, new) = (g.scale(m, beta1)?, g.scale(gradient, 1.0 - beta1)?);
+        let m = g.add(old, new)?;
+        let square = g.mul(gradient, gradient)?;
+        let (old, new) = (g.scale(v, beta2)?, g.scale(square, 1.0 - beta2)?);
+        let v = g.add(old, new)?;
+        let (root, correction2) = (g.sqrt(v)?, g.sqrt(correction2)?);
+        let root = g.div(root, correction2)?;
+        let denominator = g.offset(root, self.epsilon.into())?;
+        let step = g.div(lr, correction1)?;
+        let direction = g.div(m, denominator)?;
+        let update = g.mul(direction, step)?;
+        let p = g.sub(p, update)?;
+        for (name, value) in [("next_parameter", p), ("next_momentum", m), ("next_variance", v)] {
+            g.output(name, value);
+        }
+        Ok(Some(g))
+    }
+}

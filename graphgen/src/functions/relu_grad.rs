@@ -1,0 +1,48 @@
+//! The gradient of ReLU.
+
+use ndarray::{ArrayD, Zip};
+
+use super::body_inputs;
+use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
+use crate::ops::{Domain, Greater, HardSigmoid, Operator, Vjp};
+use crate::preset::Target;
+
+/// `dx = dy where y > 0, else 0`; inputs dy and the ReLU's output y, of one shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReluGrad;
+
+impl Operator for ReluGrad {
+    const NAME: &'static str = "ReluGrad";
+    const DOMAIN: Domain = Domain::Swav;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        match inputs {
+            [dy, y] if dy == y => Ok(vec![(*dy).clone()]),
+            _ => Err(format!("expected gradient and output of one shape, got {inputs:?}")),
+        }
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(""))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        vec![Zip::from(inputs[0]).and(inputs[1]).map_collect(|&dy, &y| if y > 0.0 { dy } else { 0.0 })]
+    }
+
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        let (mut g, [dy, y]) = body_inputs(["dy", "y"], inputs);
+        let mask = match target {
+            Target::Portable => {
+                let zero = g.scalar(0.0, inputs[1].rank());
+                let positive = g.apply(Greater, &[y, zero])?;
+                g.cast(positive, DType::F32)?
+            }
+            // Greater and Cast go through a bool tensor without vector instructions; outputs of a ReLU are 0 or far above 1e-30.
+            Target::Cpu => g.apply(HardSigmoid { alpha: 1e30, beta: 0.0 }, &[y])?,
+        };
+        let dx = g.mul(dy, mask)?;
+        g.output("dx", dx);
+        Ok(Some(g))
+    }
+}

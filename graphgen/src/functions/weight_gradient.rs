@@ -1,0 +1,106 @@
+//! Formulations of a convolution's weight gradient, and the choice between them.
+//!
+//! All of them gather, for each of the k·k taps, the inputs that met that tap of the kernel, and multiply them with dy.
+//! They differ in the order of the axes and so in the shape of the matrix product.
+
+use crate::ir::{Graph, GraphError, ValueId};
+use crate::ops::conv::Window;
+use crate::ops::{FusedMatMul, Gemm, Pad, Slice};
+use crate::preset::Target;
+
+/// How the products are summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// One product over batch and pixels together, taps side by side: [N·P, O]ᵀ · [N·P, k·k·C]. Standard operators only.
+    OneGemm,
+    /// For each tap a product for each image, [O, P] · [C, P]ᵀ, summed over the batch. Reads x in its own order.
+    PerTap,
+    /// One product for each image, taps side by side, [k·k·C, P] · [O, P]ᵀ, summed over the batch: for few channels.
+    PerImage,
+}
+
+/// Measured on ONNX Runtime's CPU provider: merging the batch into the product pays while maps are small; few input
+/// channels make thin products unless the taps stand side by side.
+fn choose(target: Target, window: Window, channels: usize, pixels: usize) -> Form {
+    match target {
+        Target::Portable => Form::OneGemm,
+        Target::Cpu if window.kernel == 1 && pixels > 14 * 14 => Form::PerTap,
+        Target::Cpu if window.kernel == 1 || pixels <= 8 * 8 => Form::OneGemm,
+        Target::Cpu if channels < 8 => Form::PerImage,
+        Target::Cpu => Form::PerTap,
+    }
+}
+
+/// `dw` [O,C,k,k] from dy [N,O,H',W'] and x [N,C,H,W].
+pub(super) fn build(g: &mut Graph, window: Window, target: Target, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let [_, _, out_h, out_w] = *g.shape(dy) else { unreachable!("shapes were inferred") };
+    match choose(target, window, g.shape(x)[1], out_h * out_w) {
+        Form::OneGemm => one_gemm(g, window, dy, x),
+        Form::PerTap => per_tap(g, window, dy, x),
+        Form::PerImage => per_image(g, window, dy, x),
+    }
+}
+
+/// For every tap the inputs that met it, cut out of the padded input along two adjacent spatial axes.
+fn taps(g: &mut Graph, window: Window, x: ValueId, output: [usize; 2], spatial: usize) -> Result<Vec<ValueId>, GraphError> {
+    let Window { kernel, stride, padding } = window;
+    let shape = g.shape(x).to_vec();
+    let (mut before, mut after) = (vec![0; 4], vec![0; 4]);
+    for (axis, out) in output.into_iter().enumerate() {
+        before[spatial + axis] = padding;
+        after[spatial + axis] = ((out - 1) * stride + kernel).saturating_sub(shape[spatial + axis] + padding);
+    }
+    let padded = if padding > 0 { g.apply(Pad { before, after }, &[x])? } else { x };
+    let mut taps = Vec::with_capacity(kernel * kernel);
+    for (a, b) in (0..kernel).flat_map(|a| (0..kernel).map(move |b| (a, b))) {
+        let ends = [a + (output[0] - 1) * stride + 1, b + (output[1] - 1) * stride + 1];
+        let whole = g.shape(padded)[spatial..spatial + 2] == ends && stride == 1 && (a, b) == (0, 0);
+        let slice = Slice { axes: vec![spatial, spatial + 1], starts: vec![a, b], ends: ends.to_vec(), steps: vec![stride; 2] };
+        taps.push(if whole { padded } else { g.apply(slice, &[padded])? });
+    }
+    Ok(taps)
+}
+
+fn one_gemm(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let [batch, out, out_h, out_w] = *g.shape(dy) else { unreachable!("shapes were inferred") };
+    let (channels, kernel, rows) = (g.shape(x)[1], window.kernel, batch * out_h * out_w);
+    let x = g.transpose(x, &[0, 2, 3, 1])?;
+    let taps = taps(g, window, x, [out_h, out_w], 1)?;
+    let columns = g.concat(&taps, 3)?;
+    let columns = g.reshape(columns, &[rows, kernel * kernel * channels])?;
+    let dy = g.transpose(dy, &[0, 2, 3, 1])?;
+    let dy = g.reshape(dy, &[rows, out])?;
+    let dw = g.apply(Gemm { trans_a: true, trans_b: false }, &[dy, columns])?;
+    let dw = g.reshape(dw, &[out, kernel * kernel, channels])?;
+    let dw = if kernel == 1 { dw } else { g.transpose(dw, &[0, 2, 1])? };
+    g.reshape(dw, &[out, channels, kernel, kernel])
+}
+
+fn per_tap(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let [batch, out, out_h, out_w] = *g.shape(dy) else { unreachable!("shapes were inferred") };
+    let (channels, kernel, pixels) = (g.shape(x)[1], window.kernel, out_h * out_w);
+    let dy = g.reshape(dy, &[batch, out, pixels])?;
+    let mut sums = Vec::with_capacity(kernel * kernel);
+    for tap in taps(g, window, x, [out_h, out_w], 2)? {
+        let tap = g.reshape(tap, &[batch, channels, pixels])?;
+        let products = g.apply(FusedMatMul { trans_a: false, trans_b: true }, &[dy, tap])?;
+        let sum = g.reduce_sum(products, &[0], false)?;
+        sums.push(g.reshape(sum, &[out, channels, 1])?);
+    }
+    let dw = g.concat(&sums, 2)?;
+    g.reshape(dw, &[out, channels, kernel, kernel])
+}
+
+fn per_image(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let [batch, out, out_h, out_w] = *g.shape(dy) else { unreachable!("shapes were inferred") };
+    let (channels, kernel, pixels) = (g.shape(x)[1], window.kernel, out_h * out_w);
+    let taps = taps(g, window, x, [out_h, out_w], 2)?;
+    let columns = g.concat(&taps, 1)?;
+    let columns = g.reshape(columns, &[batch, kernel * kernel * channels, pixels])?;
+    let dy = g.reshape(dy, &[batch, out, pixels])?;
+    let products = g.apply(FusedMatMul { trans_a: false, trans_b: true }, &[columns, dy])?;
+    let dw = g.reduce_sum(products, &[0], false)?;
+    let dw = g.reshape(dw, &[kernel * kernel, channels, out])?;
+    let dw = g.transpose(dw, &[2, 1, 0])?;
+    g.reshape(dw, &[out, channels, kernel, kernel])
+}

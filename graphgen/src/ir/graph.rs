@@ -1,0 +1,247 @@
+//! A graph in static single assignment: values, and nodes in the order they were added.
+
+use super::{DType, TensorData, TensorType};
+use crate::ops::Op;
+
+/// Why a node could not be added or differentiated.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum GraphError {
+    /// The operator refused its inputs.
+    #[error("{scope}{operator}: {problem}")]
+    Shape {
+        /// Where in the network, with a trailing `: `, or empty.
+        scope: String,
+        /// The operator.
+        operator: &'static str,
+        /// What was expected and what came.
+        problem: String,
+    },
+    /// A gradient was asked of an operator that has no gradient rule for it.
+    #[error("{scope}{operator}: its gradient is not known{detail}")]
+    UnknownGradient {
+        /// Where in the network, with a trailing `: `, or empty.
+        scope: String,
+        /// The operator.
+        operator: &'static str,
+        /// Which gradient.
+        detail: String,
+    },
+    /// Weights that do not belong to the network.
+    #[error("{0}")]
+    Weights(String),
+}
+
+/// A value of one graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub(crate) usize);
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ValueSource {
+    /// A named graph input.
+    Input(String),
+    /// A constant.
+    Constant(TensorData),
+    /// An output of a node.
+    Node {
+        /// Index into [`Graph::nodes`].
+        node: usize,
+        /// Index of the output.
+        output: usize,
+    },
+}
+
+/// A value: its type and source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Value {
+    /// Type.
+    pub ty: TensorType,
+    /// Source.
+    pub source: ValueSource,
+}
+
+/// An operator applied to values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Operator with its attributes.
+    pub op: Op,
+    /// Inputs.
+    pub inputs: Vec<ValueId>,
+    /// Outputs.
+    pub outputs: Vec<ValueId>,
+    /// Where in the network: `layer1.0.conv1`, empty at the top.
+    pub scope: String,
+}
+
+/// A graph under construction or complete. Nodes stand in a topological order.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<(String, ValueId)>,
+    scope: String,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Graph::default()
+    }
+
+    /// Adds a named input.
+    ///
+    /// # Panics
+    /// If the name is taken.
+    pub fn input(&mut self, name: &str, ty: TensorType) -> ValueId {
+        assert!(self.find_input(name).is_none(), "graph input {name} exists already");
+        let id = self.add_value(Value { ty, source: ValueSource::Input(name.to_owned()) });
+        self.inputs.push(id);
+        id
+    }
+
+    /// Adds a constant.
+    ///
+    /// # Panics
+    /// If the number of elements does not fit the shape.
+    pub fn constant(&mut self, shape: impl Into<Vec<usize>>, data: TensorData) -> ValueId {
+        let ty = TensorType::new(data.dtype(), shape);
+        assert_eq!(ty.elements(), data.len(), "a constant of type {ty}");
+        self.add_value(Value { ty, source: ValueSource::Constant(data) })
+    }
+
+    /// Adds an f32 constant with one element, of shape `[1; rank]`: a rank-0 constant makes ONNX Runtime's CPU
+    /// provider take a slow broadcasting path.
+    pub fn scalar(&mut self, value: f64, rank: usize) -> ValueId {
+        self.constant(vec![1; rank], TensorData::F32(vec![value as f32]))
+    }
+
+    /// Applies an operator with one output.
+    ///
+    /// # Errors
+    /// Inputs that the operator refuses.
+    pub fn apply(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
+        let outputs = self.apply_all(op, inputs)?;
+        debug_assert_eq!(outputs.len(), 1, "apply is for operators with one output");
+        Ok(outputs[0])
+    }
+
+    /// Applies an operator and returns all its outputs.
+    ///
+    /// # Errors
+    /// Inputs that the operator refuses.
+    pub fn apply_all(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
+        let op = op.into();
+        let types: Vec<&TensorType> = inputs.iter().map(|&input| self.ty(input)).collect();
+        let inferred = op.infer(&types).map_err(|problem| GraphError::Shape { scope: self.scope_prefix(), operator: op.name(), problem })?;
+        let node = self.nodes.len();
+        let outputs =
+            inferred.into_iter().enumerate().map(|(output, ty)| self.add_value(Value { ty, source: ValueSource::Node { node, output } })).collect::<Vec<_>>();
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), scope: self.scope.clone() });
+        Ok(outputs)
+    }
+
+    /// Names a value as a graph output.
+    ///
+    /// # Panics
+    /// If the name is taken.
+    pub fn output(&mut self, name: &str, value: ValueId) {
+        assert!(self.outputs.iter().all(|(taken, _)| taken != name), "graph output {name} exists already");
+        self.outputs.push((name.to_owned(), value));
+    }
+
+    /// Runs `build` inside a scope: nodes and errors carry `outer.name`.
+    pub fn scoped<T>(&mut self, name: &str, build: impl FnOnce(&mut Graph) -> T) -> T {
+        let outer = self.scope.clone();
+        if !self.scope.is_empty() {
+            self.scope.push('.');
+        }
+        self.scope.push_str(name);
+        let result = build(self);
+        self.scope = outer;
+        result
+    }
+
+    /// Replaces the scope by that of an existing node while `build` runs: a gradient belongs where its operator stands.
+    pub(crate) fn scoped_like<T>(&mut self, node: usize, build: impl FnOnce(&mut Graph) -> T) -> T {
+        let outer = std::mem::replace(&mut self.scope, self.nodes[node].scope.clone());
+        let result = build(self);
+        self.scope = outer;
+        result
+    }
+
+    /// The scope that nodes are added in; empty at the top.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    pub(crate) fn scope_prefix(&self) -> String {
+        if self.scope.is_empty() { String::new() } else { format!("{}: ", self.scope) }
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, value: ValueId) -> &TensorType {
+        &self.values[value.0].ty
+    }
+
+    /// Shape of a value.
+    pub fn shape(&self, value: ValueId) -> &[usize] {
+        &self.values[value.0].ty.shape
+    }
+
+    /// Element type of a value.
+    pub fn dtype(&self, value: ValueId) -> DType {
+        self.values[value.0].ty.dtype
+    }
+
+    /// A value.
+    pub fn value(&self, value: ValueId) -> &Value {
+        &self.values[value.0]
+    }
+
+    /// All values with their ids.
+    pub fn values(&self) -> impl Iterator<Item = (ValueId, &Value)> {
+        self.values.iter().enumerate().map(|(index, value)| (ValueId(index), value))
+    }
+
+    /// Nodes, in topological order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Inputs, in the order they were added.
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    /// Name of an input.
+    ///
+    /// # Panics
+    /// If the value is no input.
+    pub fn input_name(&self, value: ValueId) -> &str {
+        match &self.value(value).source {
+            ValueSource::Input(name) => name,
+            _ => panic!("value {} is not a graph input", value.0),
+        }
+    }
+
+    /// The input of a name.
+    pub fn find_input(&self, name: &str) -> Option<ValueId> {
+        self.inputs.iter().copied().find(|&input| self.input_name(input) == name)
+    }
+
+    /// Named outputs, in the order they were added.
+    pub fn outputs(&self) -> &[(String, ValueId)] {
+        &self.outputs
+    }
+
+    /// The output of a name.
+    pub fn find_output(&self, name: &str) -> Option<ValueId> {
+        self.outputs.iter().find(|(output, _)| output == name).map(|&(_, value)| value)
+    }
+
+    fn add_value(&mut self, value: Value) -> ValueId {
+        self.values.push(value);
+        ValueId(self.values.len() - 1)
+    }
+}

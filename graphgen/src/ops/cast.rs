@@ -1,0 +1,42 @@
+//! Conversion between element types.
+
+use ndarray::ArrayD;
+
+use super::{Attribute, Operator, Vjp, arity};
+use crate::ir::{DType, GraphError, TensorType, ValueId};
+
+/// Converts the element type. Only values that are not differentiated are cast.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cast {
+    /// Type to convert to.
+    pub to: DType,
+}
+
+impl Operator for Cast {
+    const NAME: &'static str = "Cast";
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x] = arity(inputs)?;
+        Ok(vec![TensorType::new(self.to, x.shape.clone())])
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("to", Attribute::Int(crate::onnx::data_type(self.to).into()))]
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        if self.to == DType::F32 && cx.graph.dtype(cx.input(0)) == DType::F32 {
+            let dy = cx.gradient()?;
+            return Ok(vec![Some(dy)]);
+        }
+        Ok(vec![None])
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        vec![match self.to {
+            DType::F32 => inputs[0].clone(),
+            DType::Bool => inputs[0].mapv(|x| f64::from(u8::from(x != 0.0))),
+            DType::U8 | DType::I64 => inputs[0].mapv(f64::trunc),
+        }]
+    }
+}

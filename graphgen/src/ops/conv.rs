@@ -1,0 +1,185 @@
+//! Two-dimensional convolutions, NCHW, one group.
+
+use ndarray::{Array4, ArrayD, Ix4};
+
+use super::{Attribute, Operator, Vjp};
+use crate::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
+use crate::ir::{GraphError, TensorType, ValueId};
+
+/// Square window, stride and padding of a convolution or pooling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Side of the kernel.
+    pub kernel: usize,
+    /// Stride of both axes.
+    pub stride: usize,
+    /// Zeros on every side.
+    pub padding: usize,
+}
+
+impl Window {
+    /// Length of the output along an axis of length `length`.
+    pub fn output(&self, length: usize) -> Option<usize> {
+        Some((length + 2 * self.padding).checked_sub(self.kernel)? / self.stride + 1)
+    }
+
+    pub(crate) fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let (kernel, stride, padding) = (self.kernel as i64, self.stride as i64, self.padding as i64);
+        vec![("kernel_shape", Attribute::Ints(vec![kernel; 2])), ("pads", Attribute::Ints(vec![padding; 4])), ("strides", Attribute::Ints(vec![stride; 2]))]
+    }
+}
+
+/// `y[n,o,i,j] = Σ x[n,c,s·i+a−p,s·j+b−p] · w[o,c,a,b] (+ bias[o])`; inputs x [N,C,H,W], w [O,C,k,k], bias [O].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conv {
+    /// Kernel, stride and padding.
+    pub window: Window,
+}
+
+impl Operator for Conv {
+    const NAME: &'static str = "Conv";
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, w, bias @ ..] = inputs else { return Err(format!("expected 2 or 3 inputs, got {}", inputs.len())) };
+        let ([batch, channels, height, width], [out, in_channels, kernel_h, kernel_w]) = (x.shape.as_slice(), w.shape.as_slice()) else {
+            return Err(format!("expected input and weight of 4 dimensions, got {x} and {w}"));
+        };
+        if in_channels != channels {
+            return Err(format!("weight expects {in_channels} input channels, got {channels}"));
+        }
+        if [*kernel_h, *kernel_w] != [self.window.kernel; 2] {
+            return Err(format!("weight is {kernel_h}x{kernel_w}, the attributes say {0}x{0}", self.window.kernel));
+        }
+        if !bias.is_empty() && (bias.len() > 1 || bias[0].shape != [*out]) {
+            return Err(format!("expected one bias of {out} elements, got {bias:?}"));
+        }
+        let too_small = || format!("input {height}x{width} is smaller than the {0}x{0} kernel", self.window.kernel);
+        let (out_h, out_w) = (self.window.output(*height).ok_or_else(too_small)?, self.window.output(*width).ok_or_else(too_small)?);
+        Ok(vec![TensorType::new(x.dtype, vec![*batch, *out, out_h, out_w])])
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let mut attributes = self.window.attributes();
+        attributes.extend([("dilations", Attribute::Ints(vec![1, 1])), ("group", Attribute::Int(1))]);
+        attributes
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        let (dy, x, w) = (cx.gradient()?, cx.input(0), cx.input(1));
+        // The weight's gradient comes first: it is the last reader of x.
+        let dw = if cx.needs(1) { Some(cx.graph.apply(ConvWeightGrad { window: self.window }, &[dy, x])?) } else { None };
+        let dx = if cx.needs(0) {
+            let [_, _, height, width] = *cx.graph.shape(x) else { unreachable!("shapes were inferred") };
+            Some(cx.graph.apply(ConvInputGrad { window: self.window, input_size: [height, width] }, &[dy, w])?)
+        } else {
+            None
+        };
+        let mut gradients = vec![dx, dw];
+        if cx.inputs.len() == 3 {
+            gradients.push(if cx.needs(2) { Some(cx.graph.reduce_sum(dy, &[0, 2, 3], false)?) } else { None });
+        }
+        Ok(gradients)
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        let (x, w) = (rank4(inputs[0]), rank4(inputs[1]));
+        let output = |length| self.window.output(length).expect("shapes were inferred");
+        let (n, _, h, width) = x.dim();
+        let mut y = Array4::zeros((n, w.dim().0, output(h), output(width)));
+        each_tap(self.window, x.dim(), y.dim(), |n, c, o, (in_h, in_w), (a, b), (i, j)| y[[n, o, i, j]] += x[[n, c, in_h, in_w]] * w[[o, c, a, b]]);
+        if let Some(bias) = inputs.get(2) {
+            let bias = bias.view().into_shape_with_order((1, w.dim().0, 1, 1)).expect("a vector");
+            y += &bias;
+        }
+        vec![y.into_dyn()]
+    }
+}
+
+/// A view of rank 4.
+pub(crate) fn rank4(x: &ArrayD<f64>) -> ndarray::ArrayView4<'_, f64> {
+    x.view().into_dimensionality::<Ix4>().expect("rank 4")
+}
+
+/// Calls `f(n, c, o, input position, kernel position, output position)` for every product of a convolution of an input
+/// [N,C,H,W] to an output [N,O,H',W'] that does not fall on the padding.
+pub(crate) fn each_tap(
+    window: Window,
+    (batch, channels, height, width): (usize, usize, usize, usize),
+    (_, out, out_h, out_w): (usize, usize, usize, usize),
+    mut f: impl FnMut(usize, usize, usize, (usize, usize), (usize, usize), (usize, usize)),
+) {
+    let inside = |out: usize, tap: usize, length: usize| (out * window.stride + tap).checked_sub(window.padding).filter(|&position| position < length);
+    for n in 0..batch {
+        for o in 0..out {
+            for c in 0..channels {
+                for (i, a) in (0..out_h).flat_map(|i| (0..window.kernel).map(move |a| (i, a))) {
+                    let Some(in_h) = inside(i, a, height) else { continue };
+                    for (j, b) in (0..out_w).flat_map(|j| (0..window.kernel).map(move |b| (j, b))) {
+                        let Some(in_w) = inside(j, b, width) else { continue };
+                        f(n, c, o, (in_h, in_w), (a, b), (i, j));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The transpose of [`Conv`] with respect to its input; inputs dy [N,O,H',W'], w [O,C,k,k].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvTranspose {
+    /// Kernel, stride and padding of the convolution.
+    pub window: Window,
+    /// H and W of the convolution's input.
+    pub input_size: [usize; 2],
+}
+
+/// `dx` of a convolution, shared with [`ConvInputGrad`].
+pub(crate) fn infer_input_gradient(window: Window, input_size: [usize; 2], inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+    let [dy, w] = super::arity(inputs)?;
+    let ([batch, out, out_h, out_w], [w_out, channels, _, _]) = (dy.shape.as_slice(), w.shape.as_slice()) else {
+        return Err(format!("expected gradient and weight of 4 dimensions, got {dy} and {w}"));
+    };
+    if out != w_out || [window.output(input_size[0]), window.output(input_size[1])] != [Some(*out_h), Some(*out_w)] {
+        return Err(format!("gradient {dy} does not belong to a convolution of {input_size:?} with weight {w}"));
+    }
+    Ok(vec![TensorType::new(dy.dtype, vec![*batch, *channels, input_size[0], input_size[1]])])
+}
+
+/// `dx` of a convolution in double precision.
+pub(crate) fn eval_input_gradient(window: Window, input_size: [usize; 2], inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+    let (dy, w) = (rank4(inputs[0]), rank4(inputs[1]));
+    let mut dx = Array4::zeros((dy.dim().0, w.dim().1, input_size[0], input_size[1]));
+    each_tap(window, dx.dim(), dy.dim(), |n, c, o, (h, width), (a, b), (i, j)| dx[[n, c, h, width]] += dy[[n, o, i, j]] * w[[o, c, a, b]]);
+    vec![dx.into_dyn()]
+}
+
+impl Operator for ConvTranspose {
+    const NAME: &'static str = "ConvTranspose";
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        infer_input_gradient(self.window, self.input_size, inputs)
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let Window { kernel, stride, padding } = self.window;
+        let output_padding = |length: usize| {
+            let steps = (length + 2 * padding - kernel) / stride;
+            (length + 2 * padding - kernel - steps * stride) as i64
+        };
+        let mut attributes = self.window.attributes();
+        attributes.extend([
+            ("dilations", Attribute::Ints(vec![1, 1])),
+            ("group", Attribute::Int(1)),
+            ("output_padding", Attribute::Ints(self.input_size.map(output_padding).to_vec())),
+        ]);
+        attributes
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(" (it serves in function bodies only)"))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        eval_input_gradient(self.window, self.input_size, inputs)
+    }
+}
