@@ -124,3 +124,49 @@ fn decode_other(bytes: &[u8], pixel_limit: usize, image: &mut RgbImage) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ImageFormat, Rgba};
+
+    fn png(image: DynamicImage) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::Png).expect("PNG");
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn every_kind_of_pixel_becomes_rgb() {
+        let pixel = |image: DynamicImage| decode_rgb(&png(image)).expect("image").to_rgb();
+        assert_eq!(pixel(DynamicImage::ImageLuma8(image::GrayImage::from_pixel(1, 1, image::Luma([9])))), [9, 9, 9]);
+        assert_eq!(pixel(DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, Rgba([1, 2, 3, 0])))), [1, 2, 3]);
+        let rgb16 = image::ImageBuffer::from_pixel(1, 1, image::Rgb([0x12ffu16, 0x3400, 0x5680]));
+        assert_eq!(pixel(DynamicImage::ImageRgb16(rgb16)), [0x12, 0x34, 0x56]);
+        let luma16 = image::ImageBuffer::from_pixel(1, 1, image::Luma([0xabcdu16]));
+        assert_eq!(pixel(DynamicImage::ImageLuma16(luma16)), [0xab; 3]);
+    }
+
+    #[test]
+    fn an_image_with_too_many_pixels_is_refused_before_decoding() {
+        let bytes = png(DynamicImage::new_rgb8(20, 10));
+        let error = decode_rgb_into(&bytes, 199, &mut RgbImage::default()).expect_err("200 pixels");
+        assert!(matches!(error, DataError::TooManyPixels { width: 20, height: 10, limit: 199 }), "{error}");
+        decode_rgb_into(&bytes, 200, &mut RgbImage::default()).expect("exactly the limit");
+    }
+
+    #[test]
+    fn bytes_that_are_no_image_are_an_error() {
+        for bytes in [&b""[..], b"no image", b"\xff\xd8\xff\xe0 no image", b"\x89PNG\r\n\x1a\n"] {
+            assert!(matches!(decode_rgb(bytes), Err(DataError::Decode { .. })), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_can_be_decoded_into_a_larger_ones_memory() {
+        let mut image = RgbImage::default();
+        decode_rgb_into(&png(DynamicImage::new_rgb8(20, 10)), 1000, &mut image).expect("image");
+        decode_rgb_into(&png(DynamicImage::new_rgb8(3, 2)), 1000, &mut image).expect("image");
+        assert_eq!((image.width(), image.height(), image.rgbx().len()), (3, 2, 24));
+    }
+}

@@ -21,6 +21,13 @@ pub mod synth;
 mod tar;
 mod worker;
 
+#[cfg(test)]
+mod dataset_tests;
+#[cfg(test)]
+mod eval_tests;
+#[cfg(test)]
+mod loader_tests;
+
 pub use batch::Batch;
 pub use dataset::Dataset;
 pub use decode::{DEFAULT_PIXEL_LIMIT, RgbImage, decode_rgb, decode_rgb_into};

@@ -170,3 +170,65 @@ impl CropPlan {
         times.other += clock.lap();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::random::Purpose;
+
+    fn plans(crops: &Crops, images: u64) -> Vec<CropPlan> {
+        let multi_crop = MultiCrop::new(crops);
+        (0..images).flat_map(|index| multi_crop.plan(&mut Random::new(1, Purpose::Augment, 0, index), 400, 300).collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn augmentations_come_as_often_as_the_method_says() {
+        let plans = plans(&Crops::default(), 1000);
+        assert_eq!(plans.len(), 8000);
+        let share = |holds: &dyn Fn(&CropPlan) -> bool| plans.iter().filter(|plan| holds(plan)).count() as f64 / plans.len() as f64;
+        // Five standard deviations: 5 · √(0.25/8000) = 0.028.
+        assert!((share(&|plan| plan.flip) - 0.5).abs() < 0.028);
+        assert!((share(&|plan| plan.jitter.is_some()) - 0.8).abs() < 0.028);
+        assert!((share(&|plan| plan.grayscale) - 0.2).abs() < 0.028);
+        assert!((share(&|plan| plan.blur_radius > 0.0) - 0.5).abs() < 0.028);
+        assert!((share(&|plan| matches!(plan.jitter, Some([Jitter::Hue(_), ..]))) - 0.2).abs() < 0.028);
+        for plan in &plans {
+            assert!(plan.blur_radius == 0.0 || (0.1..=2.0).contains(&plan.blur_radius));
+            for step in plan.jitter.iter().flatten() {
+                match *step {
+                    Jitter::Brightness(factor) | Jitter::Contrast(factor) | Jitter::Saturation(factor) => assert!((0.2..=1.8).contains(&factor)),
+                    Jitter::Hue(shift) => assert!((-51..=51).contains(&shift)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_preset_without_augmentations_gets_none() {
+        let crops = Crops { jitter: 0.0, blur: 0.0, grayscale: 0.0, ..Crops::default() };
+        assert!(plans(&crops, 100).iter().all(|plan| plan.jitter.is_none() && !plan.grayscale && plan.blur_radius == 0.0));
+    }
+
+    #[test]
+    fn flipping_last_gives_what_flipping_first_gives() {
+        let rgb: Vec<u8> = (0..3 * 40 * 30).map(|value: usize| (value * value / 7 % 256) as u8).collect();
+        let image = RgbImage::from_rgb(40, 30, &rgb);
+        let mirrored: Vec<u8> = rgb.chunks_exact(3 * 40).flat_map(|row| row.chunks_exact(3).rev().flatten().copied()).collect();
+        let mirrored = RgbImage::from_rgb(40, 30, &mirrored);
+        let plan = CropPlan {
+            window: Window { x: 4, y: 2, width: 16, height: 16 },
+            size_px: 16,
+            flip: true,
+            jitter: Some([Jitter::Contrast(1.4), Jitter::Hue(20), Jitter::Saturation(0.5), Jitter::Brightness(1.2)]),
+            grayscale: false,
+            blur_radius: 1.3,
+        };
+        let first = CropPlan { window: Window { x: 40 - 4 - 16, ..plan.window }, flip: false, ..plan.clone() };
+        let make = |image: &RgbImage, plan: &CropPlan| {
+            let mut out = vec![0; crop_bytes(16)];
+            plan.apply(image, &mut Scratch::default(), &mut out, &mut StageTimes::default());
+            out
+        };
+        assert_eq!(make(&image, &plan), make(&mirrored, &first));
+    }
+}

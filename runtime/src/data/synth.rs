@@ -228,3 +228,50 @@ impl Background {
         std::array::from_fn(|c| self.colours[0][c] + share * (self.colours[1][c] - self.colours[0][c]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn classes_are_different_combinations() {
+        let names: BTreeSet<String> = (0..MOST_CLASSES).map(class_name).collect();
+        assert_eq!(names.len(), MOST_CLASSES);
+    }
+
+    #[test]
+    fn an_image_is_a_function_of_class_and_seed() {
+        let render_seeded = |class, seed| render(class, 24, &mut Random::new(seed, Purpose::Synth, 0, 5));
+        assert_eq!(render_seeded(2, 1), render_seeded(2, 1));
+        assert_ne!(render_seeded(2, 1), render_seeded(2, 2));
+        assert_ne!(render_seeded(2, 1), render_seeded(3, 1));
+    }
+
+    #[test]
+    fn every_shape_covers_a_fair_part_of_its_circle() {
+        for (shape, name) in SHAPES.iter().enumerate() {
+            let grid = (0..100 * 100).map(|i| [f64::from(i % 100) / 50.0 - 1.0, f64::from(i / 100) / 50.0 - 1.0]);
+            let share = grid.filter(|&place| covers(shape, place)).count() as f64 / 1e4;
+            assert!((0.2..0.75).contains(&share), "{name} covers {share}");
+        }
+    }
+
+    #[test]
+    fn images_are_spread_evenly_and_a_folder_in_use_is_refused() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let config = SynthConfig { images: 7, classes: 3, size_px: 16, seed: 0 };
+        write(folder.path(), &config).expect("written");
+        let count = |class| fs::read_dir(folder.path().join(class_name(class))).expect("class folder").count();
+        assert_eq!([count(0), count(1), count(2)], [3, 2, 2]);
+        assert!(matches!(write(folder.path(), &config), Err(DataError::NotEmpty { .. })));
+        for config in [
+            SynthConfig { classes: 0, ..config.clone() },
+            SynthConfig { classes: MOST_CLASSES + 1, ..config.clone() },
+            SynthConfig { size_px: 8, ..config.clone() },
+            SynthConfig { images: 0, ..config.clone() },
+        ] {
+            assert!(write(&folder.path().join("new"), &config).is_err(), "{config:?}");
+        }
+    }
+}

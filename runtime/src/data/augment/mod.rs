@@ -16,3 +16,6 @@ pub(crate) fn planes(image: &mut [u8]) -> [&mut [u8]; 3] {
     let (green, blue) = rest.split_at_mut(rest.len() / 2);
     [red, green, blue]
 }
+
+#[cfg(test)]
+mod golden_tests;
