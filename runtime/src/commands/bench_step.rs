@@ -55,7 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let manifest = artifacts::export(&preset, &graphs)?;
     let exported = began.elapsed();
     let mut engine = open_engine(&environment, &graphs, &manifest, args.threads)?;
-    engine.load_weights(&artifacts::initial_weights(&preset))?;
+    engine.load_weights(&artifacts::initial_weights(&preset)?)?;
     let loaded = began.elapsed() - exported;
 
     let batch = preset.train.batch_size;

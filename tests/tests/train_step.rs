@@ -1,0 +1,190 @@
+//! The training step in ONNX Runtime: with native kernels and without them, in every target, it is the same step.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use graphgen::artifacts::{export, initial_weights};
+use graphgen::preset::{Preset, SinkhornKernel, Target};
+use runtime::kernels::sinkhorn_calls;
+use runtime::session::environment::environment;
+use runtime::train::open_engine;
+
+/// The count of native calls is one for the whole process.
+static COUNTING: Mutex<()> = Mutex::new(());
+
+/// Small networks that have every kind of layer between them.
+const NETWORKS: [(&str, &[&str]); 3] = [
+    ("small stem, several crops, queue", &["model.stem=small", "crops.size_crops=[32, 16]", "loss.queue_length=16"]),
+    ("one statistic per crop, two heads", &["model.stem=small", "model.batch_norm_groups=crop", "model.nmb_prototypes=[12, 20]", "crops.size_crops=[32, 24]"]),
+    ("bottlenecks and max pooling", &["model.arch=resnet50", "crops.size_crops=[64, 48]"]),
+];
+
+fn preset(changes: &[&str]) -> Preset {
+    let mut overrides: Vec<String> = [
+        "model.arch=resnet10",
+        "model.width=16",
+        "model.hidden_mlp=32",
+        "model.feat_dim=16",
+        "model.nmb_prototypes=24",
+        "crops.nmb_crops=[2, 2]",
+        "loss.epoch_queue_starts=0",
+        "train.batch_size=8",
+    ]
+    .map(String::from)
+    .into();
+    overrides.extend(changes.iter().map(|&change| change.to_owned()));
+    Preset::from_toml("", &overrides).expect("a valid preset")
+}
+
+/// Pixels that differ everywhere, by formula.
+fn crops(preset: &Preset, salt: usize) -> Vec<Vec<u8>> {
+    let groups = preset.crops.groups();
+    groups
+        .iter()
+        .enumerate()
+        .map(|(group, crops)| {
+            let bytes = crops.count * preset.train.batch_size * 3 * crops.size_px * crops.size_px;
+            (0..bytes).map(|index| ((index + 1) * (salt + 3) * 2_654_435_761 + group * 977 >> 13 & 255) as u8).collect()
+        })
+        .collect()
+}
+
+/// Losses of three steps, and loss and gradients of the first one.
+struct Outcome {
+    losses: Vec<f64>,
+    gradients: Vec<(String, Vec<f32>)>,
+    native_calls: u64,
+}
+
+fn run(preset: &Preset, target: Target, sinkhorn: SinkhornKernel, directory: &Path) -> Outcome {
+    let _counting = COUNTING.lock().unwrap_or_else(|error| error.into_inner());
+    let mut preset = preset.clone();
+    (preset.train.target, preset.train.sinkhorn) = (Some(target), sinkhorn);
+    let manifest = export(&preset, directory).expect("exported");
+    let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+    let weights = initial_weights(&preset).expect("initial weights");
+
+    // An output that is asked for is bound elsewhere than the optimizer reads it: gradients come from an engine of their own.
+    let mut engine = open_engine(&environment, directory, &manifest, 1).expect("the graphs load");
+    engine.load_weights(&weights).expect("the weights fit");
+    for parameter in &manifest.parameters {
+        engine.request_output(&format!("grad/{}", parameter.name)).expect("an output");
+    }
+    let before = sinkhorn_calls();
+    let bytes = crops(&preset, 0);
+    let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+    engine.forward_backward(&slices).expect("a step");
+    let native_calls = sinkhorn_calls() - before;
+    let gradients = manifest.parameters.iter().map(|parameter| {
+        let name = format!("grad/{}", parameter.name);
+        let gradient = engine.output(&name).expect("requested");
+        (name, gradient.data)
+    });
+    let gradients = gradients.collect();
+
+    let mut engine = open_engine(&environment, directory, &manifest, 1).expect("the graphs load");
+    engine.load_weights(&weights).expect("the weights fit");
+    let losses = (0..3).map(|step| {
+        let bytes = crops(&preset, step);
+        let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+        let output = engine.forward_backward(&slices).expect("a step");
+        engine.advance_queue();
+        engine.update(0.01, true).expect("an update");
+        f64::from(output.loss)
+    });
+    Outcome { losses: losses.collect(), gradients, native_calls }
+}
+
+/// Relative L2 distance of every parameter's gradient, ascending.
+fn distances(a: &Outcome, b: &Outcome) -> Vec<f64> {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let mut distances: Vec<f64> = a
+        .gradients
+        .iter()
+        .zip(&b.gradients)
+        // Before a BatchNorm a bias moves nothing: its gradient is rounding noise.
+        .filter(|((name, _), _)| name != "grad/projection_head.0.bias")
+        .map(|((_, a), (_, b))| {
+            let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)));
+            difference / norm(&mut a.iter().map(|&a| f64::from(a)))
+        })
+        .collect();
+    distances.sort_by(f64::total_cmp);
+    distances
+}
+
+#[test]
+fn native_kernels_and_function_bodies_take_the_same_step_in_every_target() {
+    for (name, changes) in NETWORKS {
+        let preset = preset(changes);
+        let heads = preset.model.nmb_prototypes.counts().len() as u64;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let variants = [(Target::Cpu, SinkhornKernel::Native), (Target::Cpu, SinkhornKernel::Graph), (Target::Portable, SinkhornKernel::Graph)];
+        let outcomes: Vec<Outcome> = variants
+            .into_iter()
+            .enumerate()
+            .map(|(index, (target, sinkhorn))| run(&preset, target, sinkhorn, &directory.path().join(index.to_string())))
+            .collect();
+        assert_eq!(outcomes[0].native_calls, 2 * heads, "{name}: the native Sinkhorn-Knopp ran for each assigned crop and head");
+        assert_eq!((outcomes[1].native_calls, outcomes[2].native_calls), (0, 0), "{name}: the function bodies ran");
+        for other in &outcomes[1..] {
+            let relative = (other.losses[0] - outcomes[0].losses[0]).abs() / outcomes[0].losses[0];
+            assert!(relative <= 1e-5, "{name}: loss {} and {}", outcomes[0].losses[0], other.losses[0]);
+            let distances = distances(&outcomes[0], other);
+            let (median, largest) = (distances[distances.len() / 2], distances[distances.len() - 1]);
+            // The sign of a pre-activation near 0 may flip and move the gradient of a BatchNorm's bias.
+            assert!(median <= 1e-5 && largest <= 1e-2, "{name}: median {median:e}, largest {largest:e}");
+            for (a, b) in outcomes[0].losses.iter().zip(&other.losses) {
+                assert!((a - b).abs() / a < 1e-2, "{name}: losses {:?} and {:?}", outcomes[0].losses, other.losses);
+            }
+        }
+    }
+}
+
+#[test]
+fn training_on_one_batch_lowers_the_loss_with_every_optimizer() {
+    for (optimizer, learning_rate) in [("lars", 1.0), ("sgd", 0.05), ("adam", 2e-3), ("adamw", 2e-3)] {
+        let preset = preset(&["model.stem=small", "crops.size_crops=[32, 16]", &format!("optim.name={optimizer}")]);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let manifest = export(&preset, &directory.path().join("graphs")).expect("exported");
+        let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+        let mut engine = open_engine(&environment, &directory.path().join("graphs"), &manifest, 1).expect("the graphs load");
+        engine.load_weights(&initial_weights(&preset).expect("initial weights")).expect("the weights fit");
+        let bytes = crops(&preset, 0);
+        let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+        let mut losses = Vec::new();
+        for _ in 0..40 {
+            losses.push(engine.forward_backward(&slices).expect("a step").loss);
+            engine.update(learning_rate, true).expect("an update");
+        }
+        assert!(losses[39] < losses[0] * 0.9, "{optimizer}: {losses:?}");
+    }
+}
+
+#[test]
+fn frozen_prototypes_stay_with_their_momentum() {
+    let preset = preset(&["model.stem=small", "crops.size_crops=[32, 16]"]);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let graphs = directory.path().join("graphs");
+    let manifest = export(&preset, &graphs).expect("exported");
+    let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+    let mut engine = open_engine(&environment, &graphs, &manifest, 1).expect("the graphs load");
+    engine.load_weights(&initial_weights(&preset).expect("initial weights")).expect("the weights fit");
+    let bytes = crops(&preset, 0);
+    let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+    let mut step = |train_prototypes| {
+        engine.forward_backward(&slices).expect("a step");
+        engine.update(0.5, train_prototypes).expect("an update");
+        (engine.weights(), engine.optimizer_state().moments)
+    };
+    let (first, _) = step(false);
+    let (second, moments) = step(false);
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let prototypes = "prototypes.weight";
+    assert!(distance(&first[prototypes].data, &second[prototypes].data) < 1e-6, "normalising unit rows again changes nothing but rounding");
+    assert!(moments["momentum/prototypes.weight"].data.iter().all(|&value| value == 0.0));
+    assert!(distance(&first["conv1.weight"].data, &second["conv1.weight"].data) > 0.0, "the encoder learns");
+    let (third, moments) = step(true);
+    assert!(distance(&second[prototypes].data, &third[prototypes].data) > 1e-5, "released prototypes move");
+    assert!(moments["momentum/prototypes.weight"].data.iter().any(|&value| value != 0.0));
+}
