@@ -138,6 +138,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     let last_step = options.max_steps.unwrap_or(total_steps).min(total_steps).max(first_step);
 
     let manifest = run.prepare(&options.source)?;
+    let _lock = run.lock()?;
     let mut engine = open_engine(environment, &run.graphs(), &manifest, options.threads)?;
     match (&start, &init) {
         (Some(checkpoint), init) => {
