@@ -93,6 +93,11 @@ def main():
     for name, factor in [("contrast", 1.5), ("hue", -0.13), ("brightness", 0.625), ("saturation", 1.75), ("blur", 1.25)]:
         chain = OPERATIONS[name][0](chain, factor)
 
+    # Every colour once: red, green and blue are the bytes of the pixel's number, most significant first.
+    number = np.arange(1 << 24, dtype=np.uint32)
+    colours = Image.fromarray(np.stack([number >> 16, number >> 8 & 255, number & 255], 1).astype(np.uint8).reshape(4096, 4096, 3))
+    hue_of_all_colours = [{"factor": factor, "sha256": sha256(planar(adjust_hue(colours, factor)))} for factor in (-0.2, 0.0, 0.1137)]
+
     # torchvision's resized_crop on a Pillow image: crop, then resize.
     resizes = []
     source = smooth(120, 90)
@@ -117,7 +122,13 @@ def main():
         decoded = Image.open(io.BytesIO(data.getvalue())).convert("RGB")
         jpegs.append({"file": store(f"{name}.jpg", data.getvalue()), "rgb_sha256": sha256(decoded.tobytes())})
 
-    cases = {"operations": operations, "chain_sha256": sha256(planar(chain)), "resizes": resizes, "jpegs": jpegs}
+    cases = {
+        "operations": operations,
+        "chain_sha256": sha256(planar(chain)),
+        "hue_of_all_colours": hue_of_all_colours,
+        "resizes": resizes,
+        "jpegs": jpegs,
+    }
     (OUT / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 

@@ -47,13 +47,20 @@ impl Operator for L2Normalize {
 
     fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [x]) = body_inputs(["x"], inputs);
+        let [y, norm] = self.inline(&mut g, x)?;
+        g.output("y", y);
+        g.output("norm", norm);
+        Ok(Some(g))
+    }
+}
+
+impl L2Normalize {
+    /// The body in a graph: rows and clamped norms. It holds no shape constants.
+    pub(crate) fn inline(&self, g: &mut Graph, x: ValueId) -> Result<[ValueId; 2], GraphError> {
         let square = g.mul(x, x)?;
         let sum = g.reduce_sum(square, &[1], true)?;
         let norm = g.sqrt(sum)?;
         let norm = g.at_least(norm, self.epsilon.into())?;
-        let y = g.div(x, norm)?;
-        g.output("y", y);
-        g.output("norm", norm);
-        Ok(Some(g))
+        Ok([g.div(x, norm)?, norm])
     }
 }

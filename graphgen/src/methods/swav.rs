@@ -6,12 +6,9 @@ use crate::backbones::resnet::ResNet;
 use crate::functions::l2_normalize::L2Normalize;
 use crate::functions::sinkhorn::SinkhornKnopp;
 use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
-use crate::nn::{Init, Layers, Parameter, RunningStatistic, TrainLayers};
+use crate::nn::{Init, Layers, NORM_EPSILON, Parameter, RunningStatistic, TrainLayers};
 use crate::ops::{Gemm, Greater, LogSoftmax, Relu, Slice, Where};
 use crate::preset::{BatchNormGroups, Data, Model, Preset};
-
-/// Smallest norm an embedding or prototype is divided by (PyTorch's `normalize`).
-const NORM_EPSILON: f32 = 1e-12;
 
 /// The graph of one training step, with its inputs and outputs named as `docs/architecture.md` says.
 #[derive(Debug, Clone)]
@@ -54,7 +51,7 @@ pub fn project(g: &mut Graph, layers: &mut impl Layers, model: &Model, features:
             layers.linear(g, last, h, hidden, model.feat_dim)
         })?,
     };
-    Ok(g.apply_all(L2Normalize { epsilon: NORM_EPSILON }, &[z])?[0])
+    layers.normalize_rows(g, z)
 }
 
 /// Prototypes with rows of length 1: no gradient flows through the normalisation, the normalised rows are the parameter.

@@ -1,9 +1,9 @@
 //! Layers of the encoder: weights are constants, BatchNorm is folded into the layer before it.
 
 use super::train::path;
-use super::{BATCH_NORM_EPSILON, ConvSpec, Layers};
+use super::{BATCH_NORM_EPSILON, ConvSpec, Layers, NORM_EPSILON};
 use crate::ir::{Graph, GraphError, TensorData, ValueId};
-use crate::ops::{Conv, Flatten, Gemm, GlobalAveragePool};
+use crate::ops::{Conv, Flatten, Gemm, GlobalAveragePool, L2Normalize};
 use crate::weights::Weights;
 
 /// Builds a network from trained weights. No shape constants come in: batch, height and width stay free.
@@ -72,6 +72,10 @@ impl Layers for InferenceLayers<'_> {
         let w = g.constant([out, channels], TensorData::F32(scale_rows(weight, &factors)));
         let bias = g.constant([out], TensorData::F32(biases));
         g.scoped(linear, |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[x, w, bias]))
+    }
+
+    fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+        Ok(L2Normalize { epsilon: NORM_EPSILON }.inline(g, x)?[0])
     }
 
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {

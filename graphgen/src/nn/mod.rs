@@ -15,6 +15,8 @@ use crate::ops::conv::Window;
 pub const BATCH_NORM_EPSILON: f32 = 1e-5;
 /// BatchNorm's momentum (PyTorch's default).
 pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
+/// Smallest norm an embedding or prototype is divided by (PyTorch's `normalize`).
+pub const NORM_EPSILON: f32 = 1e-12;
 
 /// A convolution without bias, which a BatchNorm follows.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,9 @@ pub trait Layers {
 
     /// Linear layer with bias and BatchNorm; x [N,channels] → [N,out].
     fn linear_batch_norm(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError>;
+
+    /// Rows of length 1; x [N,D].
+    fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError>;
 
     /// Mean over the map; x [N,C,H,W] → [N,C].
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError>;

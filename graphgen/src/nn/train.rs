@@ -1,9 +1,9 @@
 //! Layers of a training graph: parameters are inputs, BatchNorm uses the batch's statistics.
 
-use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers};
+use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON};
 use crate::functions::batch_norm::elements_per_channel;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
-use crate::ops::{BatchNormTrain, Conv, Gemm};
+use crate::ops::{BatchNormTrain, Conv, Gemm, L2Normalize};
 
 /// A trainable parameter.
 #[derive(Debug, Clone)]
@@ -107,6 +107,10 @@ impl Layers for TrainLayers {
     fn linear_batch_norm(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
         let y = self.linear(g, linear, x, channels, out)?;
         self.batch_norm(g, norm, y)
+    }
+
+    fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+        Ok(g.apply_all(L2Normalize { epsilon: NORM_EPSILON }, &[x])?[0])
     }
 
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {

@@ -134,8 +134,8 @@ struct Figure {
 
 impl Figure {
     fn draw(shape: usize, texture: usize, random: &mut Random) -> Figure {
-        let radius = random.uniform(0.5, 0.85);
-        let reach = 1.0 - 0.75 * radius;
+        let radius = random.uniform(0.6, 0.95);
+        let reach = 1.0 - 0.8 * radius;
         let dark = random.uniform(30.0, 90.0);
         let mut lumas = [dark, dark + random.uniform(90.0, 140.0)];
         random.shuffle(&mut lumas);
@@ -214,7 +214,8 @@ impl Background {
         Background {
             colours: std::array::from_fn(|_| {
                 let luma = random.uniform(40.0, 215.0);
-                colour(random, luma)
+                // Half as colourful as the shape, which is what an image is about.
+                colour(random, luma).map(|value| (value + luma) / 2.0)
             }),
             direction: random.uniform(0.0, std::f64::consts::TAU).sin_cos(),
             waves: std::array::from_fn(|_| (random.uniform(-4.0, 4.0), random.uniform(-4.0, 4.0), random.uniform(0.0, std::f64::consts::TAU))),

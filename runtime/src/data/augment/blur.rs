@@ -1,5 +1,7 @@
 //! Gaussian blur as Pillow approximates it: three box blurs an axis, with a fractional radius in 24-bit fixed point.
 
+use multiversion::multiversion;
+
 /// A box of `whole` pixels to each side with full weight and one more on each side with the remaining weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BoxKernel {
@@ -49,7 +51,11 @@ pub fn gaussian_blur(plane: &mut [u8], width: usize, radius: f32, scratch: &mut 
     if radius <= 0.0 {
         return;
     }
-    let kernel = BoxKernel::for_gaussian(radius);
+    blur_plane(plane, width, BoxKernel::for_gaussian(radius), scratch);
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn blur_plane(plane: &mut [u8], width: usize, kernel: BoxKernel, scratch: &mut BlurScratch) {
     let reach = kernel.reach();
     scratch.line.resize(width + 2 * reach, 0);
     for row in plane.chunks_exact_mut(width) {
@@ -73,6 +79,7 @@ pub fn gaussian_blur(plane: &mut [u8], width: usize, radius: f32, scratch: &mut 
 }
 
 /// One pass over a row; `line` has `reach` replicated pixels on each side.
+#[inline(always)]
 fn blur_line(line: &[u8], row: &mut [u8], kernel: BoxKernel) {
     let width = row.len();
     let at = |offset: usize| &line[offset..offset + width];
@@ -91,6 +98,7 @@ fn blur_line(line: &[u8], row: &mut [u8], kernel: BoxKernel) {
 }
 
 /// One pass down the columns, a row at a time.
+#[inline(always)]
 fn blur_columns(source: &[u8], target: &mut [u8], width: usize, kernel: BoxKernel) {
     let height = source.len() / width;
     let row = |y: usize, offset: isize| {

@@ -14,6 +14,7 @@ use crate::data::decode::{RgbImage, decode_rgb};
 struct Cases {
     operations: Vec<Operation>,
     chain_sha256: String,
+    hue_of_all_colours: Vec<HueOfAll>,
     resizes: Vec<Resize>,
     jpegs: Vec<Jpeg>,
 }
@@ -24,6 +25,12 @@ struct Operation {
     factor: f64,
     small: String,
     large_sha256: String,
+}
+
+#[derive(serde::Deserialize)]
+struct HueOfAll {
+    factor: f64,
+    sha256: String,
 }
 
 #[derive(serde::Deserialize)]
@@ -124,6 +131,16 @@ fn saturation_equals_pillow() {
 #[test]
 fn hue_equals_pillow() {
     check("hue");
+}
+
+#[test]
+fn hue_equals_pillow_for_every_colour() {
+    let all: Vec<u8> = [16, 8, 0].into_iter().flat_map(|bits| (0..1u32 << 24).map(move |colour| (colour >> bits) as u8)).collect();
+    for HueOfAll { factor, sha256: expected } in cases().hue_of_all_colours {
+        let mut image = all.clone();
+        apply("hue", &mut image, 4096, factor);
+        assert_eq!(sha256(&image), expected, "hue {factor}");
+    }
 }
 
 #[test]

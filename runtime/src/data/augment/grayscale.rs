@@ -1,5 +1,7 @@
 //! Greyscale, and the luma that contrast and saturation need.
 
+use multiversion::multiversion;
+
 use super::planes;
 
 /// Pillow's conversion from RGB to "L": ITU-R 601 weights in 16-bit fixed point, rounded.
@@ -11,9 +13,14 @@ pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
 /// Replaces the three planes of an image, u8 [3, H, W], by its luma.
 pub fn grayscale(image: &mut [u8]) {
     let [red, green, blue] = planes(image);
-    for ((red, &green), &blue) in red.iter_mut().zip(&*green).zip(&*blue) {
-        *red = luma(*red, green, blue);
-    }
+    luma_into_red(red, green, blue);
     green.copy_from_slice(red);
     blue.copy_from_slice(red);
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn luma_into_red(red: &mut [u8], green: &[u8], blue: &[u8]) {
+    for ((red, &green), &blue) in red.iter_mut().zip(green).zip(blue) {
+        *red = luma(*red, green, blue);
+    }
 }

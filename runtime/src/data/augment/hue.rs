@@ -1,7 +1,10 @@
 //! Hue: Pillow's 8-bit HSV there and back.
 //!
-//! Pillow computes with C floats, whose constants promote parts of the arithmetic to double; the same parts are f64 here,
-//! because single precision alone is off by up to 6/255.
+//! Pillow mixes float and double; plain single precision is off by up to 6/255. Here every step is arranged so that single
+//! precision rounds once, or not at all, where Pillow's result depends on it: the results are equal for all 2²⁴ colours.
+//! There are no branches, so that the loop vectorises.
+
+use multiversion::multiversion;
 
 use super::planes;
 
@@ -13,33 +16,49 @@ pub fn hue_shift(factor: f64) -> i32 {
 /// Shifts the hue of an image, u8 [3, H, W], by `shift`/255 of the circle, with wrap-around at 256 (as an 8-bit sum does).
 pub fn hue(image: &mut [u8], shift: i32) {
     let [red, green, blue] = planes(image);
+    shift_planes(red, green, blue, shift);
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn shift_planes(red: &mut [u8], green: &mut [u8], blue: &mut [u8], shift: i32) {
     for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
         (*red, *green, *blue) = shift_pixel(*red, *green, *blue, shift);
     }
 }
 
+/// ⌊255 · x⌋ for x in [0, 1], as if 255 · x were exact: 256 · x is, and so is its fraction.
+#[inline(always)]
+fn times_255(x: f32) -> i32 {
+    let shifted = x * 256.0;
+    let whole = shifted as i32;
+    whole - i32::from(shifted - (whole as f32) < x)
+}
+
 #[inline(always)]
 fn shift_pixel(red: u8, green: u8, blue: u8, shift: i32) -> (u8, u8, u8) {
+    let [red, green, blue] = [red, green, blue].map(i32::from);
     let value = red.max(green).max(blue);
-    let range = i32::from(value) - i32::from(red.min(green).min(blue));
+    let least = red.min(green).min(blue);
+    let range = value - least;
+    let middle = red + green + blue - value - least;
 
-    // RGB to HSV (Pillow, Convert.c: rgb2hsv_row).
-    let divisor = range.max(1) as f32;
-    let value_f = f32::from(value);
-    let saturation = range as f32 / value_f.max(1.0);
-    let distance = |channel: u8| f64::from((value_f - f32::from(channel)) / divisor);
-    let (from_red, from_green, from_blue) = (distance(red), distance(green), distance(blue));
-    let sixths = if red == value {
-        from_blue - from_green
+    // RGB to HSV (Pillow, Convert.c: rgb2hsv_row). Of its three distances to the largest channel one is 0 and one is 1,
+    // so that the hue in sixths is a whole number plus or minus the third.
+    let ratio = (value - middle) as f32 / range.max(1) as f32;
+    let blue_least = blue == least;
+    let red_least = red == least;
+    let (whole, minus) = if red == value {
+        (if blue_least { 1.0 } else { -1.0 }, blue_least)
     } else if green == value {
-        2.0 + from_red - from_blue
+        (if blue_least { 1.0 } else { 3.0 }, !blue_least)
     } else {
-        4.0 + from_green - from_red
-    } as f32;
-    let turns = f64::from(sixths) / 6.0 + 1.0;
-    let turns = (if turns >= 1.0 { turns - 1.0 } else { turns }) as f32;
-    let hue = if range == 0 { 0 } else { (f64::from(turns) * 255.0) as i32 };
-    let saturation = (f64::from(saturation) * 255.0) as i32;
+        (if red_least { 3.0 } else { 5.0 }, !red_least)
+    };
+    let sixths: f32 = whole + if minus { -ratio } else { ratio };
+    let turns = sixths / 6.0;
+    let turns = if sixths < 0.0 { turns + 1.0 } else { turns };
+    let hue = if range == 0 { 0 } else { times_255(turns) };
+    let saturation = times_255(range as f32 / value.max(1) as f32);
 
     let hue = (hue + shift) & 255;
 
@@ -47,19 +66,23 @@ fn shift_pixel(red: u8, green: u8, blue: u8, shift: i32) -> (u8, u8, u8) {
     let sixths = hue as f32 * 6.0 / 255.0;
     let sector = sixths as i32;
     let fraction = sixths - sector as f32;
+    // Hue 255 is the end of the circle.
+    let sector = if sector == 6 { 0 } else { sector };
     let saturation = saturation as f32 / 255.0;
+    let value_f = value as f32;
     let round = |value: f32| (value + 0.5) as i32;
-    let p = round(value_f * (1.0 - saturation));
-    let q = round(value_f * (1.0 - saturation * fraction));
-    let t = round(value_f * (1.0 - saturation * (1.0 - fraction)));
-    let v = i32::from(value);
-    let (red, green, blue) = match sector {
-        1 => (q, v, p),
-        2 => (p, v, t),
-        3 => (p, q, v),
-        4 => (t, p, v),
-        5 => (v, p, q),
-        _ => (v, t, p),
+    let least = round(value_f * (1.0 - saturation));
+    let share = if sector & 1 == 1 { fraction } else { 1.0 - fraction };
+    let middle = round(value_f * (1.0 - saturation * share));
+    let choose = |largest: [i32; 2], between: [i32; 2]| {
+        let is = |sectors: [i32; 2]| (sector == sectors[0]) | (sector == sectors[1]);
+        if is(largest) {
+            value
+        } else if is(between) {
+            middle
+        } else {
+            least
+        }
     };
-    (red as u8, green as u8, blue as u8)
+    (choose([0, 5], [1, 4]) as u8, choose([1, 2], [0, 3]) as u8, choose([3, 4], [2, 5]) as u8)
 }

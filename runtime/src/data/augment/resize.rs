@@ -3,6 +3,7 @@
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x4;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions};
+use multiversion::multiversion;
 
 use super::crop::Window;
 use super::planes;
@@ -36,8 +37,13 @@ impl Resizer {
         self.inner.resize_typed(&view, &mut target, &options).expect("the window lies inside the image");
 
         let [red, green, blue] = planes(out);
-        for (((pixel, red), green), blue) in self.interleaved.chunks_exact(4).zip(red).zip(green).zip(blue) {
-            (*red, *green, *blue) = (pixel[0], pixel[1], pixel[2]);
-        }
+        separate(&self.interleaved[..4 * pixels], red, green, blue);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn separate(interleaved: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
+    for (((pixel, red), green), blue) in interleaved.chunks_exact(4).zip(red).zip(green).zip(blue) {
+        (*red, *green, *blue) = (pixel[0], pixel[1], pixel[2]);
     }
 }
