@@ -1,10 +1,30 @@
-//! A preset → a directory of files.
+//! A preset → a directory of files; trained weights → an encoder.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::manifest::Manifest;
-use crate::preset::Preset;
-use crate::weights::{Weights, WeightsError};
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::backbones::resnet::ResNet;
+use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
+use crate::manifest::{GraphSpec, MANIFEST_VERSION, Manifest, TensorSpec};
+use crate::methods::swav::{normalize_pixels, project, train_step};
+use crate::nn::{InferenceLayers, initialize};
+use crate::onnx::{Dim, ModelOptions, OPSET, write_model};
+use crate::ops::Domain;
+use crate::optim::optimizer_step;
+use crate::preset::{Preset, Target};
+use crate::weights::{Weights, WeightsError, to_safetensors, write_atomically};
+
+/// File of the manifest.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// File of the training step.
+pub const TRAIN_STEP_FILE: &str = "train_step.onnx";
+/// File of the optimizer step.
+pub const OPTIMIZER_FILE: &str = "optimizer.onnx";
+/// File of the initial weights.
+pub const INIT_FILE: &str = "init.safetensors";
 
 /// Why artifacts could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +32,10 @@ pub enum ArtifactError {
     /// A file could not be read or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The directory exists and holds something else.
+    /// The graph could not be built.
+    #[error("the network cannot be built: {0}")]
+    Graph(#[from] GraphError),
+    /// The directory exists and holds something else, or is not what was expected.
     #[error("{path}: {problem}")]
     Directory {
         /// The directory or file.
@@ -22,28 +45,97 @@ pub enum ArtifactError {
     },
 }
 
-/// Writes `train_step.onnx`, `optimizer.onnx`, `init.safetensors` and `manifest.json` into `out` (created if absent).
-///
-/// # Errors
-/// Files that cannot be written, and presets whose graph cannot be built.
-pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
-    let _ = (preset, out);
-    unimplemented!()
+fn directory_error(path: &Path, problem: impl Into<String>) -> ArtifactError {
+    ArtifactError::Directory { path: path.into(), problem: problem.into() }
 }
 
-/// Reads and checks `manifest.json` of an artifact directory.
+/// Writes `train_step.onnx`, `optimizer.onnx`, `init.safetensors` and, last, `manifest.json` into `out`, which is created
+/// if it is absent and may hold an earlier export. Everything is built before the first byte is written.
 ///
 /// # Errors
-/// A missing or damaged manifest, another format version, a graph file whose hash differs.
+/// Files that cannot be written, presets whose graph cannot be built, a directory that holds something else.
+pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
+    let target = preset.train.resolved_target();
+    let step = train_step(preset)?;
+    let optimizer = optimizer_step(preset, &step.parameters)?;
+    let options = ModelOptions { target, ..ModelOptions::default() };
+    let train_step_bytes = write_model(&step.graph, "train_step", &options)?.encode_to_vec();
+    let optimizer_bytes = write_model(&optimizer, "optimizer", &options)?.encode_to_vec();
+    let init = to_safetensors(&initial_weights(preset)?, &BTreeMap::new());
+
+    let preset_json = serde_json::to_vec(preset).expect("a preset has only JSON types");
+    let hash = Sha256::new().chain_update(&preset_json).chain_update(&train_step_bytes).chain_update(&optimizer_bytes).finalize();
+    let (functions, microsoft_operators) = domains(&[&step.graph, &optimizer], target)?;
+    let tensor = |name: &str, shape: &[usize]| TensorSpec { name: name.to_owned(), dtype: DType::F32.to_string(), shape: shape.to_vec() };
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        preset: preset.clone(),
+        target,
+        opset: OPSET,
+        microsoft_operators,
+        functions,
+        parameters: step.parameters.iter().map(|parameter| tensor(&parameter.name, &parameter.shape)).collect(),
+        running_statistics: step.running_statistics.iter().map(|statistic| tensor(&statistic.name, &[statistic.channels])).collect(),
+        train_step: graph_spec(&step.graph, TRAIN_STEP_FILE, &train_step_bytes),
+        optimizer: graph_spec(&optimizer, OPTIMIZER_FILE, &optimizer_bytes),
+        hash: hex(&hash),
+    };
+
+    claim(out)?;
+    for (file, bytes) in [(TRAIN_STEP_FILE, &train_step_bytes), (OPTIMIZER_FILE, &optimizer_bytes), (INIT_FILE, &init)] {
+        write_atomically(&out.join(file), bytes)?;
+    }
+    let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has only JSON types");
+    write_atomically(&out.join(MANIFEST_FILE), &json)?;
+    Ok(manifest)
+}
+
+/// Creates the directory, or makes sure that an existing one is empty or an earlier export.
+fn claim(out: &Path) -> Result<(), ArtifactError> {
+    if out.exists() && !out.join(MANIFEST_FILE).is_file() {
+        let mut entries = out.read_dir().map_err(|error| directory_error(out, format!("expected a directory to write to: {error}")))?;
+        if entries.next().is_some() {
+            return Err(directory_error(out, format!("holds files but no {MANIFEST_FILE}; choose an empty or new directory")));
+        }
+    }
+    std::fs::create_dir_all(out).map_err(|error| directory_error(out, format!("cannot be created: {error}")))
+}
+
+/// Reads `manifest.json` of an artifact directory and checks the graph files against it.
+///
+/// # Errors
+/// A missing or damaged manifest, another format version, a graph file that is missing or differs.
 pub fn open(directory: &Path) -> Result<Manifest, ArtifactError> {
-    let _ = directory;
-    unimplemented!()
+    let path = directory.join(MANIFEST_FILE);
+    let text = std::fs::read(&path).map_err(|error| directory_error(&path, format!("cannot be read ({error}); write the graphs with graphgen export")))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| directory_error(&path, format!("is damaged ({error}); write the graphs again with graphgen export")))?;
+    if value["version"] != MANIFEST_VERSION {
+        let problem = format!("has format version {}, expected {MANIFEST_VERSION}; write the graphs again with graphgen export", value["version"]);
+        return Err(directory_error(&path, problem));
+    }
+    let manifest: Manifest =
+        serde_json::from_value(value).map_err(|error| directory_error(&path, format!("is damaged ({error}); write the graphs again with graphgen export")))?;
+    manifest.preset.validate().map_err(|error| directory_error(&path, error.to_string()))?;
+    for graph in [&manifest.train_step, &manifest.optimizer] {
+        let file = directory.join(&graph.file);
+        let bytes = std::fs::read(&file).map_err(|error| directory_error(&file, format!("cannot be read: {error}")))?;
+        if hex(&Sha256::digest(&bytes)) != graph.sha256 {
+            return Err(directory_error(&file, format!("differs from what {MANIFEST_FILE} says; write the graphs again with graphgen export")));
+        }
+    }
+    Ok(manifest)
 }
 
 /// Initial parameters and running statistics of a preset, seeded by `train.seed`.
-pub fn initial_weights(preset: &Preset) -> Weights {
-    let _ = preset;
-    unimplemented!()
+///
+/// # Errors
+/// Presets whose graph cannot be built.
+pub fn initial_weights(preset: &Preset) -> Result<Weights, ArtifactError> {
+    let step = train_step(preset)?;
+    let parameters = step.parameters.iter().map(|parameter| (&parameter.name, parameter.shape.clone(), parameter.init));
+    let statistics = step.running_statistics.iter().map(|statistic| (&statistic.name, vec![statistic.channels], statistic.init));
+    Ok(parameters.chain(statistics).map(|(name, shape, init)| (name.clone(), initialize(preset.train.seed, name, &shape, init))).collect())
 }
 
 /// Element type of the exported encoder's input `image`.
@@ -69,8 +161,61 @@ pub struct EncoderOptions {
 /// normalisation inside, only `ai.onnx` operators. Equal weights give equal bytes.
 ///
 /// # Errors
-/// Weights that do not belong to the preset's network, by name and shape.
+/// Weights that do not belong to the preset's network, by name and shape; a static shape too small for the network.
 pub fn encoder(preset: &Preset, weights: &Weights, options: &EncoderOptions) -> Result<Vec<u8>, ArtifactError> {
-    let _ = (preset, weights, options);
-    unimplemented!()
+    // Any size does where the shape is symbolic: no operator of the graph holds it.
+    let [batch, height, width] = options.static_shape.unwrap_or([1, 64, 64]);
+    let dtype = match options.input {
+        EncoderInput::U8 => DType::U8,
+        EncoderInput::F32 => DType::F32,
+    };
+    let mut g = Graph::new();
+    let mut layers = InferenceLayers::new(weights);
+    let image = g.input("image", TensorType::new(dtype, vec![batch, 3, height, width]));
+    let pixels = if dtype == DType::F32 { image } else { g.cast(image, DType::F32)? };
+    let x = normalize_pixels(&mut g, pixels, &preset.data)?;
+    let features = ResNet::new(&preset.model).forward(&mut g, &mut layers, x)?;
+    let embedding = project(&mut g, &mut layers, &preset.model, features)?;
+    g.output("features", features);
+    g.output("embedding", embedding);
+
+    let mut model = ModelOptions { target: Target::Portable, ..ModelOptions::default() };
+    if options.static_shape.is_none() {
+        let symbol = |name: &str| Dim::Symbolic(name.to_owned());
+        model.symbolic.insert("image".into(), vec![symbol("N"), Dim::Static(3), symbol("H"), symbol("W")]);
+        for (name, value) in [("features", features), ("embedding", embedding)] {
+            model.symbolic.insert(name.into(), vec![symbol("N"), Dim::Static(g.shape(value)[1])]);
+        }
+    }
+    model.metadata.insert("preset".into(), serde_json::to_string(preset).expect("a preset has only JSON types"));
+    Ok(write_model(&g, "encoder", &model)?.encode_to_vec())
+}
+
+fn graph_spec(g: &Graph, file: &str, bytes: &[u8]) -> GraphSpec {
+    let tensor = |name: &str, value: ValueId| TensorSpec { name: name.to_owned(), dtype: g.dtype(value).to_string(), shape: g.shape(value).to_vec() };
+    GraphSpec {
+        file: file.to_owned(),
+        sha256: hex(&Sha256::digest(bytes)),
+        inputs: g.inputs().iter().map(|&input| tensor(g.input_name(input), input)).collect(),
+        outputs: g.outputs().iter().map(|(name, value)| tensor(name, *value)).collect(),
+    }
+}
+
+/// The functions that graphs call, and the `com.microsoft` operators in them.
+fn domains(graphs: &[&Graph], target: Target) -> Result<(Vec<String>, Vec<String>), GraphError> {
+    let (mut functions, mut microsoft) = (BTreeSet::new(), BTreeSet::new());
+    for graph in graphs {
+        for node in graph.nodes() {
+            let inputs: Vec<&TensorType> = node.inputs.iter().map(|&input| graph.ty(input)).collect();
+            if let Some(body) = node.op.body(&inputs, target)? {
+                functions.insert(node.op.name().to_owned());
+                microsoft.extend(body.nodes().iter().filter(|node| node.op.domain() == Domain::Microsoft).map(|node| node.op.name().to_owned()));
+            }
+        }
+    }
+    Ok((functions.into_iter().collect(), microsoft.into_iter().collect()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,11 +4,16 @@
 
 pub mod artifacts;
 pub mod autodiff;
+pub mod backbones;
 pub mod functions;
+pub mod gradcheck;
 pub mod interpreter;
 pub mod ir;
 pub mod manifest;
+pub mod methods;
+pub mod nn;
 pub mod onnx;
 pub mod ops;
+pub mod optim;
 pub mod preset;
 pub mod weights;

@@ -388,6 +388,8 @@ pub struct Train {
     pub batch_size: usize,
     /// Arithmetic.
     pub precision: Precision,
+    /// Forward and backward passes of one optimizer step; only 1 so far.
+    pub accumulate: usize,
     /// Seed of initial weights, shuffle, crops and augmentation.
     pub seed: u64,
     /// Loader threads; 0 for one per core.
@@ -410,6 +412,7 @@ impl Default for Train {
             epochs: 100,
             batch_size: 4096,
             precision: Precision::F32,
+            accumulate: 1,
             seed: 31,
             workers: 0,
             checkpoint_every_steps: 0,
@@ -598,6 +601,15 @@ impl Preset {
         if train.batch_size < 2 {
             return invalid("train.batch_size", format!("BatchNorm and Sinkhorn-Knopp need at least 2 images, got {}", train.batch_size));
         }
+        if train.accumulate != 1 {
+            return invalid(
+                "train.accumulate",
+                format!(
+                    "expected 1, got {}: this version does not accumulate gradients; choose a smaller train.batch_size, and a queue (loss.queue_length) for the codes",
+                    train.accumulate
+                ),
+            );
+        }
         if optim.warmup_epochs >= train.epochs as f64 {
             return invalid("optim.warmup_epochs", format!("expected less than train.epochs = {}, got {}", train.epochs, optim.warmup_epochs));
         }
@@ -724,6 +736,7 @@ mod tests {
             ("loss.epsilon=0", "loss.epsilon"),
             ("loss.queue_length=100", "loss.queue_length"),
             ("train.batch_size=1", "train.batch_size"),
+            ("train.accumulate=2", "train.accumulate"),
             ("optim.warmup_epochs=100", "optim.warmup_epochs"),
         ] {
             match Preset::from_toml("", &[change.into()]) {

@@ -1,1 +1,9 @@
 //! Trains, evaluates and exports encoders with graphs written by `graphgen`, in ONNX Runtime.
+
+pub mod commands;
+pub mod data;
+pub mod eval;
+pub mod export;
+pub mod kernels;
+pub mod session;
+pub mod train;

@@ -1,1 +1,35 @@
-fn main() {}
+//! `swav-rt`: trains, evaluates and exports encoders.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use graphgen::preset::PresetError;
+use runtime::commands::{self, Cli, UsageError};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", describe(&error));
+            let is_usage = error.chain().any(|cause| cause.is::<UsageError>() || cause.is::<PresetError>());
+            ExitCode::from(if is_usage { 2 } else { 1 })
+        }
+    }
+}
+
+/// The error and its causes in one line, without those whose text is in the one before already.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    text
+}

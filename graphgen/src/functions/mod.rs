@@ -6,6 +6,7 @@
 
 pub mod batch_norm;
 pub mod conv_grad;
+pub mod l2_normalize;
 pub mod max_pool_grad;
 pub mod optimizer;
 pub mod relu_grad;

@@ -170,6 +170,11 @@ impl Graph {
         result
     }
 
+    /// The scope that nodes are added in; empty at the top.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
     pub(crate) fn scope_prefix(&self) -> String {
         if self.scope.is_empty() { String::new() } else { format!("{}: ", self.scope) }
     }

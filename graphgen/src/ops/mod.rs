@@ -213,6 +213,7 @@ operators! {
     softmax => LogSoftmax, Softmax;
     functions::batch_norm => BatchNormTrain, BatchNormTrainGrad;
     functions::conv_grad => ConvInputGrad, ConvWeightGrad;
+    functions::l2_normalize => L2Normalize;
     functions::max_pool_grad => MaxPoolGrad;
     functions::optimizer => AdamStep, LarsStep, SgdStep;
     functions::relu_grad => ReluGrad;

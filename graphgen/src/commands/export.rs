@@ -1,0 +1,43 @@
+//! `graphgen export`: a preset → a directory of graphs.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use graphgen::artifacts;
+use graphgen::preset::{Preset, Target};
+
+/// Write the graphs of a preset: train_step.onnx, optimizer.onnx, init.safetensors, manifest.json.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Preset file.
+    #[arg(long, value_name = "FILE")]
+    preset: PathBuf,
+    /// Directory to write to: new, empty, or an earlier export.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Formulations of the graph [default: the preset's, or those of its provider].
+    #[arg(long, value_enum)]
+    target: Option<Target>,
+    /// Write artifacts of ONNX Runtime's training API as well.
+    #[arg(long)]
+    training_api: bool,
+    /// Override a setting, for example --set train.batch_size=64.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Invalid presets, and files that cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    if args.training_api {
+        bail!("--training-api: this version writes graphs for the stock ONNX Runtime only; leave the option out");
+    }
+    let mut preset = Preset::load(&args.preset, &args.overrides)?;
+    preset.train.target = args.target.or(preset.train.target);
+    let manifest = artifacts::export(&preset, &args.out).with_context(|| format!("exporting {}", args.preset.display()))?;
+    let parameters: usize = manifest.parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
+    println!("{}: {} parameters in {} tensors, target {:?}", args.out.display(), parameters, manifest.parameters.len(), manifest.target);
+    Ok(())
+}

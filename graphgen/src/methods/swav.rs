@@ -1,0 +1,426 @@
+//! SwAV (Caron et al. 2020, arXiv 2006.09882): multi-crop forward, codes, swapped prediction loss and all gradients.
+
+use super::statistics;
+use crate::autodiff::gradients;
+use crate::backbones::resnet::ResNet;
+use crate::functions::l2_normalize::L2Normalize;
+use crate::functions::sinkhorn::SinkhornKnopp;
+use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
+use crate::nn::{Init, Layers, NORM_EPSILON, Parameter, RunningStatistic, TrainLayers};
+use crate::ops::{Gemm, Greater, LogSoftmax, Relu, Slice, Where};
+use crate::preset::{BatchNormGroups, Data, Model, Preset};
+
+/// The graph of one training step, with its inputs and outputs named as `docs/architecture.md` says.
+#[derive(Debug, Clone)]
+pub struct TrainStep {
+    /// The graph.
+    pub graph: Graph,
+    /// Trainable parameters, in order of first use.
+    pub parameters: Vec<Parameter>,
+    /// Running statistics of the BatchNorms, in order of first use.
+    pub running_statistics: Vec<RunningStatistic>,
+}
+
+/// Pixels 0…255 f32 [N,3,H,W] → normalised input of the encoder.
+///
+/// # Errors
+/// Inputs without three channels.
+pub fn normalize_pixels(g: &mut Graph, pixels: ValueId, data: &Data) -> Result<ValueId, GraphError> {
+    let per_channel = |value: &dyn Fn(usize) -> f64| TensorData::F32((0..3).map(|channel| value(channel) as f32).collect());
+    let scale = g.constant([1, 3, 1, 1], per_channel(&|channel| 1.0 / (255.0 * data.std[channel])));
+    let shift = g.constant([1, 3, 1, 1], per_channel(&|channel| -data.mean[channel] / data.std[channel]));
+    let scaled = g.mul(pixels, scale)?;
+    g.add(scaled, shift)
+}
+
+/// Projection head and normalisation: features [N,F] → embeddings [N,D] of length 1.
+///
+/// # Errors
+/// Weights that do not belong to the network.
+pub fn project(g: &mut Graph, layers: &mut impl Layers, model: &Model, features: ValueId) -> Result<ValueId, GraphError> {
+    let channels = g.shape(features)[1];
+    let z = match (model.hidden_mlp, model.projection_batch_norm) {
+        (0, _) => layers.linear(g, "projection_head", features, channels, model.feat_dim)?,
+        (hidden, batch_norm) => g.scoped("projection_head", |g| {
+            let (h, last) = if batch_norm {
+                (layers.linear_batch_norm(g, "0", "1", features, channels, hidden)?, "3")
+            } else {
+                (layers.linear(g, "0", features, channels, hidden)?, "2")
+            };
+            let h = g.apply(Relu, &[h])?;
+            layers.linear(g, last, h, hidden, model.feat_dim)
+        })?,
+    };
+    layers.normalize_rows(g, z)
+}
+
+/// Prototypes with rows of length 1: no gradient flows through the normalisation, the normalised rows are the parameter.
+///
+/// # Errors
+/// A value that is no matrix.
+pub fn normalize_prototypes(g: &mut Graph, prototypes: ValueId) -> Result<ValueId, GraphError> {
+    Ok(g.scoped("prototypes", |g| g.apply_all(L2Normalize { epsilon: NORM_EPSILON }, &[prototypes]))?[0])
+}
+
+/// One head of prototypes in the step.
+struct Head {
+    /// `""`, or `/0`, `/1`, … with several heads: the end of output names.
+    suffix: String,
+    /// Normalised prototypes [K,D].
+    prototypes: ValueId,
+    /// Cosine similarities [V·B,K].
+    scores: ValueId,
+    /// Codes of each assigned crop [B,K].
+    codes: Vec<ValueId>,
+}
+
+/// The training step of a preset.
+///
+/// # Errors
+/// Crops too small for the network.
+pub fn train_step(preset: &Preset) -> Result<TrainStep, GraphError> {
+    let mut g = Graph::new();
+    let mut layers = TrainLayers::default();
+    let batch = preset.train.batch_size;
+
+    let embeddings = embed_crops(&mut g, &mut layers, preset)?;
+    let mut heads = score(&mut g, &mut layers, preset, embeddings)?;
+    let queue = Queue::new(&mut g, preset);
+    for head in &mut heads {
+        head.codes = assign_codes(&mut g, preset, head, queue.as_ref())?;
+    }
+    let loss = swapped_loss(&mut g, preset, &heads)?;
+
+    let mut values: Vec<ValueId> = layers.parameters.iter().map(|parameter| parameter.input).collect();
+    for (value, prototypes) in values.iter_mut().rev().zip(heads.iter().rev().map(|head| head.prototypes)) {
+        *value = prototypes;
+    }
+    let parameter_gradients = gradients(&mut g, loss, &values)?;
+    let parameter_gradients: Vec<ValueId> = parameter_gradients.into_iter().map(|gradient| gradient.expect("the loss depends on every parameter")).collect();
+
+    let loss = g.reshape(loss, &[1])?;
+    g.output("loss", loss);
+    statistics::add(&mut g, embeddings, &heads.iter().map(|head| head.codes.as_slice()).collect::<Vec<_>>(), &parameter_gradients)?;
+    // Backward order: the walk from the outputs then frees activations as the backward pass goes.
+    for (parameter, &gradient) in layers.parameters.iter().zip(&parameter_gradients).rev() {
+        g.output(&format!("grad/{}", parameter.name), gradient);
+    }
+    for head in &heads {
+        g.output(&format!("scores{}", head.suffix), head.scores);
+        let codes = g.concat(&head.codes, 0)?;
+        g.output(&format!("codes{}", head.suffix), codes);
+    }
+    g.output("embeddings", embeddings);
+    for statistic in &layers.running_statistics {
+        g.output(&format!("next/{}", statistic.name), statistic.current);
+    }
+    if let Some(queue) = queue {
+        queue.advance(&mut g, preset, embeddings, batch)?;
+    }
+    Ok(TrainStep { graph: g, parameters: layers.parameters, running_statistics: layers.running_statistics })
+}
+
+/// Crops u8 → embeddings [V·B,D], crop-major.
+fn embed_crops(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset) -> Result<ValueId, GraphError> {
+    let batch = preset.train.batch_size;
+    let groups = preset.crops.groups();
+    let inputs: Vec<ValueId> = groups
+        .iter()
+        .enumerate()
+        .map(|(index, group)| g.input(&format!("crops/{index}"), TensorType::new(DType::U8, vec![group.count * batch, 3, group.size_px, group.size_px])))
+        .collect();
+    let backbone = ResNet::new(&preset.model);
+    let mut features = Vec::new();
+    for (input, group) in inputs.into_iter().zip(groups) {
+        let pixels = g.cast(input, DType::F32)?;
+        let x = normalize_pixels(g, pixels, &preset.data)?;
+        match preset.model.batch_norm_groups {
+            BatchNormGroups::Size => features.push(backbone.forward(g, layers, x)?),
+            BatchNormGroups::Crop => {
+                for crop in 0..group.count {
+                    let x = g.rows(x, crop * batch, (crop + 1) * batch)?;
+                    features.push(backbone.forward(g, layers, x)?);
+                }
+            }
+        }
+    }
+    match preset.model.batch_norm_groups {
+        BatchNormGroups::Size => {
+            let features = g.concat(&features, 0)?;
+            project(g, layers, &preset.model, features)
+        }
+        BatchNormGroups::Crop => {
+            let embeddings = features.into_iter().map(|features| project(g, layers, &preset.model, features)).collect::<Result<Vec<_>, _>>()?;
+            g.concat(&embeddings, 0)
+        }
+    }
+}
+
+/// Normalises the prototypes and compares the embeddings with them.
+fn score(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset, embeddings: ValueId) -> Result<Vec<Head>, GraphError> {
+    let names = preset.model.nmb_prototypes.parameter_names();
+    let several = names.len() > 1 || matches!(preset.model.nmb_prototypes, crate::preset::Prototypes::Heads(_));
+    let mut heads = Vec::new();
+    for (index, (name, &count)) in names.iter().zip(preset.model.nmb_prototypes.counts()).enumerate() {
+        let dimensions = preset.model.feat_dim;
+        let parameter = layers.parameter(g, name, &[count, dimensions], Init::UniformFanIn(dimensions));
+        let prototypes = normalize_prototypes(g, parameter)?;
+        let scores = similarities(g, embeddings, prototypes)?;
+        let suffix = if several { format!("/{index}") } else { String::new() };
+        heads.push(Head { suffix, prototypes, scores, codes: Vec::new() });
+    }
+    Ok(heads)
+}
+
+/// Rows times prototypes: [N,D] · [K,D]ᵀ.
+fn similarities(g: &mut Graph, rows: ValueId, prototypes: ValueId) -> Result<ValueId, GraphError> {
+    g.scoped("prototypes", |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[rows, prototypes]))
+}
+
+/// Sinkhorn-Knopp for every assigned crop, with the queue's scores before the batch's.
+fn assign_codes(g: &mut Graph, preset: &Preset, head: &Head, queue: Option<&Queue>) -> Result<Vec<ValueId>, GraphError> {
+    let batch = preset.train.batch_size;
+    let sinkhorn = SinkhornKnopp { epsilon: preset.loss.epsilon as f32, iterations: preset.loss.sinkhorn_iterations };
+    let mut codes = Vec::new();
+    for (position, &crop) in preset.crops.crops_for_assign.iter().enumerate() {
+        let scores = g.rows(head.scores, crop * batch, (crop + 1) * batch)?;
+        let mut inputs = vec![scores];
+        if let Some(queue) = queue {
+            let rows = queue.rows(g, position)?;
+            inputs.extend([similarities(g, rows, head.prototypes)?, queue.filled]);
+        }
+        codes.push(g.scoped("codes", |g| g.apply(sinkhorn.clone(), &inputs))?);
+    }
+    Ok(codes)
+}
+
+/// For each assigned crop a, the mean over the other V−1 crops v of `mean_b(−Σ_k codes_a · log_softmax(scores_v/τ))`; then
+/// the mean over assigned crops and heads. Every crop's target is the sum of the codes it has to predict.
+fn swapped_loss(g: &mut Graph, preset: &Preset, heads: &[Head]) -> Result<ValueId, GraphError> {
+    let (batch, total, assigned) = (preset.train.batch_size, preset.crops.total(), &preset.crops.crops_for_assign);
+    g.scoped("loss", |g| {
+        let mut losses = Vec::new();
+        for head in heads {
+            let (mut targets, mut predicted) = (Vec::new(), Vec::new());
+            for crop in 0..total {
+                let codes = head.codes.iter().zip(assigned).filter(|&(_, &from)| from != crop).map(|(&codes, _)| codes);
+                let target = codes.map(Ok).reduce(|sum: Result<ValueId, GraphError>, codes| g.add(sum?, codes?));
+                if let Some(target) = target.transpose()? {
+                    targets.push(target);
+                    predicted.push(crop);
+                }
+            }
+            let targets = g.concat(&targets, 0)?;
+            let scores = if predicted.len() == total {
+                head.scores
+            } else {
+                let rows = predicted.iter().map(|&crop| g.rows(head.scores, crop * batch, (crop + 1) * batch)).collect::<Result<Vec<_>, _>>()?;
+                g.concat(&rows, 0)?
+            };
+            let logits = g.scale(scores, 1.0 / preset.loss.temperature)?;
+            let log_probabilities = g.apply(LogSoftmax, &[logits])?;
+            let products = g.mul(targets, log_probabilities)?;
+            let sum = g.reduce_sum(products, &[0, 1], true)?;
+            losses.push(g.scale(sum, -1.0 / (assigned.len() * (total - 1) * batch * heads.len()) as f64)?);
+        }
+        let first = losses.remove(0);
+        losses.into_iter().try_fold(first, |sum, loss| g.add(sum, loss))
+    })
+}
+
+/// The queue of embeddings: `queue/embeddings` f32 [A,L,D] and `queue/filled` i64 [1].
+struct Queue {
+    embeddings: ValueId,
+    filled: ValueId,
+    length: usize,
+}
+
+impl Queue {
+    /// The queue's inputs, if the preset has one.
+    fn new(g: &mut Graph, preset: &Preset) -> Option<Queue> {
+        let length = preset.queue_rows();
+        (length > 0).then(|| {
+            let shape = vec![preset.crops.crops_for_assign.len(), length, preset.model.feat_dim];
+            let embeddings = g.input("queue/embeddings", TensorType::f32(shape));
+            let filled = g.input("queue/filled", TensorType::new(DType::I64, vec![1]));
+            Queue { embeddings, filled, length }
+        })
+    }
+
+    /// The rows [L,D] of an assigned crop.
+    fn rows(&self, g: &mut Graph, position: usize) -> Result<ValueId, GraphError> {
+        let [_, length, dimensions] = *g.shape(self.embeddings) else { unreachable!("rank 3") };
+        let rows = g.rows(self.embeddings, position, position + 1)?;
+        g.reshape(rows, &[length, dimensions])
+    }
+
+    /// Shifts the queue by the batch and puts each assigned crop's embeddings in front.
+    fn advance(&self, g: &mut Graph, preset: &Preset, embeddings: ValueId, batch: usize) -> Result<(), GraphError> {
+        let dimensions = preset.model.feat_dim;
+        let next = g.scoped("queue", |g| {
+            let mut crops = Vec::new();
+            for (position, &crop) in preset.crops.crops_for_assign.iter().enumerate() {
+                let new = g.rows(embeddings, crop * batch, (crop + 1) * batch)?;
+                let old = self.rows(g, position)?;
+                let rows = if self.length > batch {
+                    let kept = g.apply(Slice { axes: vec![0], starts: vec![0], ends: vec![self.length - batch], steps: vec![1] }, &[old])?;
+                    g.concat(&[new, kept], 0)?
+                } else {
+                    new
+                };
+                crops.push(g.reshape(rows, &[1, self.length, dimensions])?);
+            }
+            g.concat(&crops, 0)
+        })?;
+        g.output("next/queue/embeddings", next);
+        let added = g.constant([1], TensorData::I64(vec![batch as i64]));
+        let length = g.constant([1], TensorData::I64(vec![self.length as i64]));
+        let filled = g.add(self.filled, added)?;
+        let beyond = g.apply(Greater, &[filled, length])?;
+        let filled = g.apply(Where, &[beyond, length, filled])?;
+        g.output("next/queue/filled", filled);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{largest_gradient_error, random_inputs};
+    use crate::interpreter::evaluate;
+
+    /// A network small enough for f64 finite differences, with every kind of layer.
+    fn tiny(changes: &[&str]) -> Preset {
+        let mut overrides: Vec<String> = [
+            "model.arch=resnet10",
+            "model.width=2",
+            "model.stem=small",
+            "model.stem_stride=2",
+            "model.hidden_mlp=5",
+            "model.feat_dim=4",
+            "model.nmb_prototypes=6",
+            "crops.size_crops=[16, 8]",
+            "crops.nmb_crops=[2, 1]",
+            "train.batch_size=3",
+            "loss.epsilon=0.5",
+        ]
+        .map(String::from)
+        .into();
+        overrides.extend(changes.iter().map(|&change| change.to_owned()));
+        Preset::from_toml("", &overrides).expect("a valid preset")
+    }
+
+    /// Largest error of the gradients of the loss with all parameters. The loss has codes in it, which are constants to the
+    /// gradient: they are frozen at their values.
+    fn gradient_error(preset: &Preset) -> f64 {
+        let mut g = Graph::new();
+        let mut layers = TrainLayers::default();
+        let embeddings = embed_crops(&mut g, &mut layers, preset).expect("valid");
+        let names = preset.model.nmb_prototypes.parameter_names();
+        let mut heads = Vec::new();
+        for (index, (name, &count)) in names.iter().zip(preset.model.nmb_prototypes.counts()).enumerate() {
+            let prototypes = layers.parameter(&mut g, name, &[count, preset.model.feat_dim], Init::UniformFanIn(4));
+            let scores = similarities(&mut g, embeddings, prototypes).expect("valid");
+            let codes = preset.crops.crops_for_assign.iter().map(|crop| g.input(&format!("codes/{index}/{crop}"), TensorType::f32(vec![3, count])));
+            let codes = codes.collect();
+            heads.push(Head { suffix: String::new(), prototypes, scores, codes });
+        }
+        let loss = swapped_loss(&mut g, preset, &heads).expect("valid");
+        let inputs = random_inputs(&g, 5);
+        let parameters: Vec<ValueId> = layers.parameters.iter().map(|parameter| parameter.input).collect();
+        largest_gradient_error(&mut g, loss, &parameters, &inputs).expect("known gradients")
+    }
+
+    #[test]
+    fn all_gradients_of_a_whole_network_are_right() {
+        for changes in [
+            &[][..],
+            &["model.batch_norm_groups=crop"],
+            &["model.nmb_prototypes=[5, 7]", "crops.crops_for_assign=[0]"],
+            &["model.arch=resnet50", "model.stem=imagenet", "crops.size_crops=[17, 16]", "model.hidden_mlp=0"],
+        ] {
+            let error = gradient_error(&tiny(changes));
+            // Where a pre-activation lies within a finite difference of 0, the difference straddles the kink.
+            assert!(error < 1e-5, "{changes:?}: {error:e}");
+        }
+    }
+
+    #[test]
+    fn the_loss_is_the_mean_of_swapped_cross_entropies() {
+        let preset = tiny(&["crops.crops_for_assign=[0, 2]"]);
+        let step = train_step(&preset).expect("valid");
+        let values = evaluate(&step.graph, &random_inputs(&step.graph, 3));
+        let output = |name: &str| values.get(step.graph.find_output(name).expect("an output"));
+        let (scores, codes, batch, tau) = (output("scores"), output("codes"), 3, 0.1);
+        let mut loss = 0.0;
+        for (position, assigned) in [0, 2].into_iter().enumerate() {
+            for crop in (0..3).filter(|&crop| crop != assigned) {
+                for row in 0..batch {
+                    let logits: Vec<f64> = (0..6).map(|k| scores[[crop * batch + row, k]] / tau).collect();
+                    let log_sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+                    for (k, logit) in logits.iter().enumerate() {
+                        loss -= codes[[position * batch + row, k]] * (logit - log_sum) / (batch * 2 * 2) as f64;
+                    }
+                }
+            }
+        }
+        assert!((output("loss")[[0]] - loss).abs() < 1e-6, "{} {loss}", output("loss")[[0]]);
+    }
+
+    #[test]
+    fn codes_of_a_sample_sum_to_one_and_statistics_are_plausible() {
+        let preset = tiny(&[]);
+        let step = train_step(&preset).expect("valid");
+        let values = evaluate(&step.graph, &random_inputs(&step.graph, 3));
+        let output = |name: &str| values.get(step.graph.find_output(name).expect("an output"));
+        for row in output("codes").rows() {
+            assert!((row.sum() - 1.0).abs() < 1e-9);
+        }
+        let entropy = output("stats/code_entropy")[[0]];
+        assert!(entropy > 0.0 && entropy <= 6.0_f64.ln(), "{entropy}");
+        assert!((1.0..=6.0).contains(&output("stats/live_prototypes")[[0]]));
+        assert!((0.0..=0.5).contains(&output("stats/feature_std")[[0]]));
+        let squares: f64 = step.parameters.iter().map(|parameter| output(&format!("grad/{}", parameter.name)).mapv(|x| x * x).sum()).sum();
+        assert!((output("stats/grad_norm")[[0]] - squares.sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn running_statistics_move_once_for_each_crop_size() {
+        let preset = tiny(&[]);
+        let step = train_step(&preset).expect("valid");
+        let mut inputs = random_inputs(&step.graph, 3);
+        // Constant images have variance 0 behind the first convolution only with zero weights.
+        inputs.get_mut("conv1.weight").expect("a weight").fill(0.0);
+        inputs.get_mut("bn1.running_var").expect("a statistic").fill(1.0);
+        let values = evaluate(&step.graph, &inputs);
+        let next = values.get(step.graph.find_output("next/bn1.running_var").expect("an output"));
+        assert!(next.iter().all(|&variance| (variance - 0.81).abs() < 1e-6), "{next}");
+    }
+
+    #[test]
+    fn the_queue_shifts_and_takes_part_once_full() {
+        let preset = tiny(&["loss.queue_length=7"]);
+        let step = train_step(&preset).expect("valid");
+        let mut inputs = random_inputs(&step.graph, 3);
+        let run = |inputs: &crate::gradcheck::Inputs| {
+            let values = evaluate(&step.graph, inputs);
+            let output = |name: &str| values.get(step.graph.find_output(name).expect("an output")).clone();
+            (output("codes"), output("embeddings"), output("next/queue/embeddings"), output("next/queue/filled")[[0]])
+        };
+        let (empty, embeddings, next, filled) = run(&inputs);
+        assert_eq!((next.shape(), filled), (&[2, 6, 4][..], 3.0));
+        for (row, dimension) in (0..3).flat_map(|row| (0..4).map(move |dimension| (row, dimension))) {
+            assert_eq!(next[[1, row, dimension]], embeddings[[3 + row, dimension]], "new rows in front");
+            assert_eq!(next[[1, 3 + row, dimension]], inputs["queue/embeddings"][[1, row, dimension]], "old rows behind");
+        }
+        inputs.get_mut("queue/filled").expect("an input").fill(3.0);
+        assert_eq!(run(&inputs).0, empty, "a half-filled queue takes no part");
+        inputs.get_mut("queue/filled").expect("an input").fill(6.0);
+        let (full, _, _, filled) = run(&inputs);
+        assert_ne!(full, empty);
+        assert_eq!(filled, 6.0);
+        let without = train_step(&tiny(&[])).expect("valid");
+        let values = evaluate(&without.graph, &inputs);
+        assert_eq!(values.get(without.graph.find_output("codes").expect("an output")), &empty, "as without a queue");
+    }
+}

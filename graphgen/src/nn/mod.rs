@@ -1,0 +1,56 @@
+//! Layers: the same network description builds the training graph and the encoder.
+
+mod inference;
+mod init;
+mod train;
+
+pub use inference::InferenceLayers;
+pub use init::{Init, initialize};
+pub use train::{Parameter, RunningStatistic, TrainLayers};
+
+use crate::ir::{Graph, GraphError, ValueId};
+use crate::ops::conv::Window;
+
+/// BatchNorm's epsilon (PyTorch's default).
+pub const BATCH_NORM_EPSILON: f32 = 1e-5;
+/// BatchNorm's momentum (PyTorch's default).
+pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
+/// Smallest norm an embedding or prototype is divided by (PyTorch's `normalize`).
+pub const NORM_EPSILON: f32 = 1e-12;
+
+/// A convolution without bias, which a BatchNorm follows.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvSpec {
+    /// Input channels.
+    pub channels: usize,
+    /// Output channels.
+    pub out: usize,
+    /// Kernel, stride and padding.
+    pub window: Window,
+}
+
+impl ConvSpec {
+    /// A k×k convolution with "same" padding.
+    pub fn new(channels: usize, out: usize, kernel: usize, stride: usize) -> Self {
+        ConvSpec { channels, out, window: Window { kernel, stride, padding: kernel / 2 } }
+    }
+}
+
+/// What a network is built of. Names are PyTorch's, relative to the graph's scope.
+#[allow(clippy::missing_errors_doc, reason = "shapes that do not fit, and weights that do not belong to the network")]
+pub trait Layers {
+    /// Convolution `conv` and BatchNorm `norm`; x [N,C,H,W].
+    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec) -> Result<ValueId, GraphError>;
+
+    /// Linear layer with bias; x [N,channels] → [N,out].
+    fn linear(&mut self, g: &mut Graph, name: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError>;
+
+    /// Linear layer with bias and BatchNorm; x [N,channels] → [N,out].
+    fn linear_batch_norm(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError>;
+
+    /// Rows of length 1; x [N,D].
+    fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError>;
+
+    /// Mean over the map; x [N,C,H,W] → [N,C].
+    fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError>;
+}

@@ -1,0 +1,119 @@
+//! Layers of a training graph: parameters are inputs, BatchNorm uses the batch's statistics.
+
+use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON};
+use crate::functions::batch_norm::elements_per_channel;
+use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ops::{BatchNormTrain, Conv, Gemm, L2Normalize};
+
+/// A trainable parameter.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// PyTorch name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Initial distribution.
+    pub init: Init,
+    /// The graph input.
+    pub input: ValueId,
+}
+
+/// A running mean or variance of a BatchNorm.
+#[derive(Debug, Clone)]
+pub struct RunningStatistic {
+    /// PyTorch name.
+    pub name: String,
+    /// Channels.
+    pub channels: usize,
+    /// Initial value.
+    pub init: Init,
+    /// The value after the passes built so far.
+    pub current: ValueId,
+}
+
+/// Collects parameters and running statistics while a network is built. A name that is used again is the same
+/// parameter: a network may be applied to several groups of crops.
+#[derive(Debug, Default)]
+pub struct TrainLayers {
+    /// Parameters, in order of first use.
+    pub parameters: Vec<Parameter>,
+    /// Running statistics, in order of first use.
+    pub running_statistics: Vec<RunningStatistic>,
+}
+
+impl TrainLayers {
+    /// The parameter of a name, a new graph input at its first use.
+    pub fn parameter(&mut self, g: &mut Graph, name: &str, shape: &[usize], init: Init) -> ValueId {
+        if let Some(known) = self.parameters.iter().find(|parameter| parameter.name == name) {
+            return known.input;
+        }
+        let input = g.input(name, TensorType::f32(shape));
+        self.parameters.push(Parameter { name: name.to_owned(), shape: shape.to_vec(), init, input });
+        input
+    }
+
+    /// Moves a running statistic towards the batch's: `(1 − momentum)·old + momentum·correction·batch`.
+    fn track(&mut self, g: &mut Graph, name: String, batch: ValueId, correction: f64, init: Init) -> Result<(), GraphError> {
+        let channels = g.shape(batch)[0];
+        let index = match self.running_statistics.iter().position(|statistic| statistic.name == name) {
+            Some(index) => index,
+            None => {
+                let current = g.input(&name, TensorType::f32(vec![channels]));
+                self.running_statistics.push(RunningStatistic { name, channels, init, current });
+                self.running_statistics.len() - 1
+            }
+        };
+        let old = g.scale(self.running_statistics[index].current, 1.0 - BATCH_NORM_MOMENTUM)?;
+        let new = g.scale(batch, BATCH_NORM_MOMENTUM * correction)?;
+        self.running_statistics[index].current = g.add(old, new)?;
+        Ok(())
+    }
+
+    fn batch_norm(&mut self, g: &mut Graph, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
+        let channels = g.shape(x)[1];
+        let count = elements_per_channel(g.ty(x)) as f64;
+        let name = path(g, name);
+        let scale = self.parameter(g, &format!("{name}.weight"), &[channels], Init::Ones);
+        let bias = self.parameter(g, &format!("{name}.bias"), &[channels], Init::Zeros);
+        let outputs = g.apply_all(BatchNormTrain { epsilon: BATCH_NORM_EPSILON }, &[x, scale, bias])?;
+        self.track(g, format!("{name}.running_mean"), outputs[1], 1.0, Init::Zeros)?;
+        // The running variance is the unbiased one, the normalisation uses the biased one.
+        self.track(g, format!("{name}.running_var"), outputs[2], count / (count - 1.0), Init::Ones)?;
+        Ok(outputs[0])
+    }
+}
+
+/// A name inside the graph's scope.
+pub(super) fn path(g: &Graph, name: &str) -> String {
+    if g.scope().is_empty() { name.to_owned() } else { format!("{}.{name}", g.scope()) }
+}
+
+impl Layers for TrainLayers {
+    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec) -> Result<ValueId, GraphError> {
+        let shape = [spec.out, spec.channels, spec.window.kernel, spec.window.kernel];
+        let name = path(g, conv);
+        let w = self.parameter(g, &format!("{name}.weight"), &shape, Init::KaimingNormalFanOut);
+        let y = g.scoped(conv, |g| g.apply(Conv { window: spec.window }, &[x, w]))?;
+        self.batch_norm(g, norm, y)
+    }
+
+    fn linear(&mut self, g: &mut Graph, name: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
+        let full = path(g, name);
+        let w = self.parameter(g, &format!("{full}.weight"), &[out, channels], Init::UniformFanIn(channels));
+        let bias = self.parameter(g, &format!("{full}.bias"), &[out], Init::UniformFanIn(channels));
+        g.scoped(name, |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[x, w, bias]))
+    }
+
+    fn linear_batch_norm(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
+        let y = self.linear(g, linear, x, channels, out)?;
+        self.batch_norm(g, norm, y)
+    }
+
+    fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+        Ok(g.apply_all(L2Normalize { epsilon: NORM_EPSILON }, &[x])?[0])
+    }
+
+    fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+        g.reduce_mean(x, &[2, 3], false)
+    }
+}

@@ -1,0 +1,92 @@
+//! `swav-rt bench step`: how long a training step takes, without a loader.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use graphgen::artifacts;
+use graphgen::preset::Preset;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::UsageError;
+use super::options::Device;
+use crate::session::environment::environment;
+use crate::train::open_engine;
+
+/// Steps before the measurement: the first ones allocate.
+const WARM_UP: usize = 2;
+
+/// Measures a training step on random crops
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Preset of the step
+    #[arg(long, value_name = "FILE")]
+    pub preset: PathBuf,
+    /// Overrides a setting of the preset; may be given several times
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Steps to measure
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub steps: usize,
+    /// Threads of one operator; 0 for one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Where the graphs run
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub(crate) provider: Device,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A preset that cannot be read, and whatever the engine reports.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    args.provider.check()?;
+    if args.steps == 0 {
+        return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
+    }
+    let preset = Preset::load(&args.preset, &args.set)?;
+    let environment = environment()?;
+    let directory = tempfile::tempdir().context("creating a temporary directory for the graphs")?;
+    let began = Instant::now();
+    // Not the directory itself, which exists already.
+    let graphs = directory.path().join("graphs");
+    let manifest = artifacts::export(&preset, &graphs)?;
+    let exported = began.elapsed();
+    let mut engine = open_engine(&environment, &graphs, &manifest, args.threads)?;
+    engine.load_weights(&artifacts::initial_weights(&preset))?;
+    let loaded = began.elapsed() - exported;
+
+    let batch = preset.train.batch_size;
+    let mut random = ChaCha8Rng::seed_from_u64(preset.train.seed);
+    let crops: Vec<Vec<u8>> = preset.crops.groups().iter().map(|group| vec![0; group.count * batch * 3 * group.size_px * group.size_px]).collect();
+    let crops: Vec<Vec<u8>> = crops
+        .into_iter()
+        .map(|mut bytes| {
+            random.fill_bytes(&mut bytes);
+            bytes
+        })
+        .collect();
+    let crops: Vec<&[u8]> = crops.iter().map(Vec::as_slice).collect();
+
+    let mut times = Vec::new();
+    for step in 0..WARM_UP + args.steps {
+        let began = Instant::now();
+        engine.forward_backward(&crops)?;
+        let forward_backward = began.elapsed();
+        engine.update(preset.optim.base_lr as f32, true)?;
+        if step >= WARM_UP {
+            times.push((began.elapsed(), forward_backward));
+        }
+    }
+    times.sort_unstable();
+    let (total, forward_backward) = times[times.len() / 2];
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    println!("batch {batch}, graphs written in {:.1} s, loaded in {:.1} s", exported.as_secs_f64(), loaded.as_secs_f64());
+    println!("forward and backward {:.1} ms, optimizer {:.1} ms", milliseconds(forward_backward), milliseconds(total - forward_backward));
+    println!("fastest {:.1} ms, slowest {:.1} ms of {} steps", milliseconds(times[0].0), milliseconds(times[times.len() - 1].0), args.steps);
+    println!("{:.1} images/s", batch as f64 / total.as_secs_f64());
+    println!("{:.1} ms/step", milliseconds(total));
+    Ok(())
+}

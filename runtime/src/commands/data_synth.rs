@@ -1,0 +1,36 @@
+//! `swav-rt data synth`: writes a procedural data set.
+
+use std::path::PathBuf;
+
+use crate::data::synth::{self, SynthConfig};
+
+/// Writes a data set of textured shapes as JPEG files in class folders
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder to write, new or empty
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Number of images, spread evenly over the classes
+    #[arg(long)]
+    pub images: usize,
+    /// Number of classes
+    #[arg(long, default_value_t = 10)]
+    pub classes: usize,
+    /// Side of an image, px
+    #[arg(long, default_value_t = 64)]
+    pub size: usize,
+    /// Another seed gives other images of the same classes: one for training, one for testing
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A folder that is not empty, impossible settings, and files that cannot be written.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let config = SynthConfig { images: args.images, classes: args.classes, size_px: args.size, seed: args.seed };
+    synth::write(&args.out, &config)?;
+    println!("{}: {} images of {} px in {} classes", args.out.display(), args.images, args.size, args.classes.min(args.images));
+    Ok(())
+}

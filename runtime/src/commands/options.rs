@@ -1,0 +1,107 @@
+//! Options that several subcommands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::data::EvalTransform;
+use crate::eval::{Extraction, Representation};
+use crate::session::Encoder;
+
+/// The command line asks for something that there is not.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Which implementation runs the graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// Any ONNX Runtime
+    Stock,
+    /// ONNX Runtime's training API; not in this version
+    TrainingApi,
+}
+
+impl Engine {
+    pub(crate) fn check(self) -> Result<(), UsageError> {
+        match self {
+            Engine::Stock => Ok(()),
+            Engine::TrainingApi => Err(UsageError("--engine training-api: this version has only the stock engine; leave --engine out".into())),
+        }
+    }
+}
+
+/// Where the graphs run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// ONNX Runtime's CPU provider
+    Cpu,
+    /// NVIDIA GPUs; not in this version
+    Cuda,
+    /// GPUs on Windows; not in this version
+    Directml,
+}
+
+impl Device {
+    pub(crate) fn check(self) -> Result<(), UsageError> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Cuda | Device::Directml => {
+                let name = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+                Err(UsageError(format!("--provider {name}: this version has only the cpu provider; leave --provider out")))
+            }
+        }
+    }
+}
+
+/// How images become features.
+#[derive(Debug, Args)]
+pub(crate) struct FeatureOptions {
+    /// Exported encoder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encoder: PathBuf,
+    /// Which output of the encoder
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Representation,
+    /// Shorter side of the resized image, px; images up to 64 px are used as they are unless this or --crop is given
+    #[arg(long, value_name = "PX")]
+    resize: Option<usize>,
+    /// Side of the crop from the centre, px [default: 224, of images resized to 256]
+    #[arg(long, value_name = "PX")]
+    crop: Option<usize>,
+    /// Images of a batch
+    #[arg(long, default_value_t = 64)]
+    batch_size: usize,
+    /// Threads of one operator; 0 for one per core
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Loader threads; 0 for one per core
+    #[arg(long, default_value_t = 0)]
+    workers: usize,
+}
+
+impl FeatureOptions {
+    /// Resolves the options for an encoder: one of a fixed size decides the crop.
+    pub(crate) fn extraction(&self, encoder: &Encoder) -> Result<Extraction, UsageError> {
+        if self.batch_size == 0 {
+            return Err(UsageError("--batch-size: expected at least 1, got 0".into()));
+        }
+        // The official 256 to 224, for any size.
+        let resize_for = |crop: usize| crop * 8 / 7;
+        let standard = EvalTransform::default();
+        let transform = match (self.resize, self.crop, encoder.static_size()) {
+            (None, None, None) => standard,
+            (None, None, Some((height, width))) if height != width => {
+                return Err(UsageError(format!("the encoder takes images of {height}x{width} px only; evaluation needs a square one")));
+            }
+            (None, None, Some((size, _))) => {
+                let as_is = if size <= standard.as_is_up_to_px { standard.as_is_up_to_px } else { 0 };
+                EvalTransform { resize_px: resize_for(size), crop_px: size, as_is_up_to_px: as_is }
+            }
+            (Some(resize), None, _) => EvalTransform { resize_px: resize, crop_px: resize, as_is_up_to_px: 0 },
+            (None, Some(crop), _) => EvalTransform { resize_px: resize_for(crop), crop_px: crop, as_is_up_to_px: 0 },
+            (Some(resize), Some(crop), _) => EvalTransform { resize_px: resize, crop_px: crop, as_is_up_to_px: 0 },
+        };
+        Ok(Extraction { representation: self.output, transform, batch_size: self.batch_size, workers: self.workers })
+    }
+}

@@ -1,0 +1,221 @@
+//! A data set: named, possibly labelled, encoded images that any thread can read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::error::DataError;
+use super::random::{Purpose, Random};
+use super::{image_folder, tar};
+
+/// File name endings of images.
+pub(super) const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+
+/// Whether a file name is that of a visible image.
+pub(super) fn is_image(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    !hidden && EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
+
+/// Where an archive member's bytes are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// An image found while opening a folder or an archive.
+pub(super) struct Found {
+    /// Path inside the folder or archive, with `/`.
+    pub(super) name: String,
+    pub(super) class: Option<String>,
+    /// `None` for a file of its own.
+    pub(super) place: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    /// The open file, of an archive.
+    archive: Option<File>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    source: usize,
+    name: String,
+    class: Option<usize>,
+    place: Option<Place>,
+}
+
+/// Encoded images from folders and archives, in a fixed order: path by path, sorted by name inside each.
+///
+/// Labels are indices into [`class_names`](Dataset::class_names), the sorted names of all class folders of all paths.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # std::fs::create_dir(folder.path().join("cats")).unwrap();
+/// # std::fs::write(folder.path().join("cats/tom.jpg"), b"encoded").unwrap();
+/// let dataset = runtime::data::Dataset::open(&[folder.path().into()])?;
+/// assert_eq!((dataset.len(), dataset.label(0)), (1, Some(0)));
+/// assert_eq!(dataset.class_names(), ["cats"]);
+/// assert_eq!(dataset.read(0)?, b"encoded");
+/// # Ok::<(), runtime::data::DataError>(())
+/// ```
+#[derive(Debug)]
+pub struct Dataset {
+    sources: Vec<Source>,
+    entries: Vec<Entry>,
+    class_names: Vec<String>,
+}
+
+impl Dataset {
+    /// Opens folders of class folders, flat folders of images, `.tar` archives (indexed here; the class of a member is the
+    /// name of the folder it is in), or several of them.
+    ///
+    /// # Errors
+    /// Paths that do not exist, are of another kind or cannot be read, and those without images.
+    pub fn open(paths: &[PathBuf]) -> Result<Dataset, DataError> {
+        if paths.is_empty() {
+            return Err(DataError::NoPaths);
+        }
+        let mut sources = Vec::new();
+        let mut found = Vec::new();
+        for path in paths {
+            let metadata = std::fs::metadata(path).map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => DataError::Missing { path: path.clone() },
+                _ => DataError::Io { path: path.clone(), source },
+            })?;
+            let is_tar = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"));
+            let (images, archive) = if metadata.is_dir() {
+                (image_folder::scan(path)?, None)
+            } else if is_tar {
+                let archive = File::open(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+                (tar::scan(path)?, Some(archive))
+            } else {
+                return Err(DataError::NotADataset { path: path.clone() });
+            };
+            if images.is_empty() {
+                return Err(DataError::Empty { path: path.clone() });
+            }
+            let source = sources.len();
+            found.extend(images.into_iter().map(|image| (source, image)));
+            sources.push(Source { path: path.clone(), archive });
+        }
+
+        let mut classes: BTreeMap<String, usize> = found.iter().filter_map(|(_, image)| image.class.clone()).map(|class| (class, 0)).collect();
+        for (index, label) in classes.values_mut().enumerate() {
+            *label = index;
+        }
+        let entries =
+            found.into_iter().map(|(source, Found { name, class, place })| Entry { source, name, class: class.map(|class| classes[&class]), place }).collect();
+        Ok(Dataset { sources, entries, class_names: classes.into_keys().collect() })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no images; never so after [`open`](Self::open).
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Keeps `limit` images drawn at random, in their order (0: all of them). Classes keep their indices.
+    pub fn subset(mut self, limit: usize, seed: u64) -> Dataset {
+        if limit == 0 || limit >= self.entries.len() {
+            return self;
+        }
+        let mut chosen: Vec<usize> = (0..self.entries.len()).collect();
+        let mut random = Random::new(seed, Purpose::Subset, 0, 0);
+        for position in 0..limit {
+            let other = position + random.below(chosen.len() - position);
+            chosen.swap(position, other);
+        }
+        chosen.truncate(limit);
+        chosen.sort_unstable();
+        self.entries = chosen.into_iter().map(|index| self.entries[index].clone()).collect();
+        self
+    }
+
+    /// The encoded bytes of an image.
+    ///
+    /// # Errors
+    /// A file or archive that can no longer be read.
+    ///
+    /// # Panics
+    /// If `index` ≥ [`len`](Self::len).
+    pub fn read(&self, index: usize) -> Result<Vec<u8>, DataError> {
+        let mut bytes = Vec::new();
+        self.read_into(index, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`read`](Self::read), into a buffer that is used again and again.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_into(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), DataError> {
+        let entry = &self.entries[index];
+        let source = &self.sources[entry.source];
+        bytes.clear();
+        match (&source.archive, entry.place) {
+            (Some(archive), Some(Place { offset, len })) => {
+                bytes.resize(len as usize, 0);
+                tar::read_exact_at(archive, bytes, offset).map_err(|error| DataError::Tar { path: source.path.clone(), source: error })
+            }
+            _ => {
+                let path = source.path.join(&entry.name);
+                File::open(&path).and_then(|mut file| file.read_to_end(bytes)).map(drop).map_err(|source| DataError::Io { path, source })
+            }
+        }
+    }
+
+    /// Path or archive member, for messages.
+    ///
+    /// # Panics
+    /// If `index` ≥ [`len`](Self::len).
+    pub fn name(&self, index: usize) -> String {
+        let entry = &self.entries[index];
+        let source = &self.sources[entry.source];
+        match source.archive {
+            Some(_) => format!("{}:{}", source.path.display(), entry.name),
+            None => source.path.join(&entry.name).display().to_string(),
+        }
+    }
+
+    /// Index of the image's class; `None` in a flat folder.
+    ///
+    /// # Panics
+    /// If `index` ≥ [`len`](Self::len).
+    pub fn label(&self, index: usize) -> Option<usize> {
+        self.entries[index].class
+    }
+
+    /// Names of the classes, sorted.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// SHA-256 over the names (inside their folder or archive) and sizes of all images, in hexadecimal: the same wherever
+    /// the data lies, another one when images come, go or change their size. Asks the file system for every file's size.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for entry in &self.entries {
+            let len = match entry.place {
+                Some(place) => place.len,
+                // A file that has vanished is reported when it is read.
+                None => std::fs::metadata(self.sources[entry.source].path.join(&entry.name)).map_or(0, |metadata| metadata.len()),
+            };
+            hash.update((entry.name.len() as u64).to_le_bytes());
+            hash.update(entry.name.as_bytes());
+            hash.update(len.to_le_bytes());
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,179 @@
+//! What can go wrong between an image file and a batch.
+
+use std::path::PathBuf;
+
+/// An error of the data side.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A path that does not exist.
+    #[error("{path}: no such file or folder; expected a folder of class folders, a flat folder of images or a .tar")]
+    Missing {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// No path at all.
+    #[error("no data given: expected at least one folder or .tar")]
+    NoPaths,
+    /// A file that is not an archive.
+    #[error("{path}: expected a folder or an uncompressed .tar, got another kind of file; unpack it, or pass the folder it is in")]
+    NotADataset {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A folder or archive without images.
+    #[error("{path}: no images found; expected files ending in {extensions}, in class folders or directly inside", extensions = super::dataset::EXTENSIONS.join(", "))]
+    Empty {
+        /// The folder or archive.
+        path: PathBuf,
+    },
+    /// Images beside class folders.
+    #[error(
+        "{path}: {flat} images lie directly in the folder and {nested} in folders inside it; move the first ones into class folders, or pass one of the folders"
+    )]
+    Mixed {
+        /// The folder.
+        path: PathBuf,
+        /// Images directly in it.
+        flat: usize,
+        /// Images in its folders.
+        nested: usize,
+    },
+    /// A file or folder that cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An archive that cannot be read.
+    #[error("{path}: cannot read the archive: {source}")]
+    Tar {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Bytes that are no image.
+    #[error("cannot decode the image: {message}")]
+    Decode {
+        /// What the decoder said.
+        message: String,
+    },
+    /// More pixels than allowed.
+    #[error("{width}x{height} px are more than the limit of {limit} pixels; scale the image down")]
+    TooManyPixels {
+        /// Width, px.
+        width: usize,
+        /// Height, px.
+        height: usize,
+        /// Most pixels allowed.
+        limit: usize,
+    },
+    /// An error in one image of a data set.
+    #[error("image {name}: {source}")]
+    Image {
+        /// Path or archive member.
+        name: String,
+        /// What is wrong with it.
+        source: Box<DataError>,
+    },
+    /// Not even one batch.
+    #[error("a batch of {batch_size} images cannot be filled from a data set of {images}; lower train.batch_size or add images")]
+    BatchTooLarge {
+        /// Images of a batch.
+        batch_size: usize,
+        /// Images of the data set.
+        images: usize,
+    },
+    /// A batch without images.
+    #[error("{setting}: expected at least 1, got 0")]
+    Zero {
+        /// What was 0.
+        setting: &'static str,
+    },
+    /// More broken images than can be passed over.
+    #[error(
+        "epoch {epoch}: {broken} broken images, more than 1 % of the {images} images of an epoch; repair or remove them. The first: {names}",
+        names = names.join(", ")
+    )]
+    TooManyBroken {
+        /// Epoch, from 0.
+        epoch: usize,
+        /// Broken images so far.
+        broken: usize,
+        /// Images of an epoch.
+        images: usize,
+        /// The first broken ones, each with what is wrong.
+        names: Vec<String>,
+    },
+    /// No readable image to put in a broken one's place.
+    #[error("no substitute found for a broken image in {tries} tries; the last: {last}")]
+    NoSubstitute {
+        /// Images tried.
+        tries: usize,
+        /// What was wrong with the last.
+        last: Box<DataError>,
+    },
+    /// A transform that cannot work.
+    #[error("the evaluation crop of {crop_px} px does not fit into images resized to {resize_px} px; expected crop ≤ resize, both at least 1")]
+    EvalCrop {
+        /// Side of the crop, px.
+        crop_px: usize,
+        /// Shorter side after resizing, px.
+        resize_px: usize,
+    },
+    /// Small images, used as they are, of different sizes.
+    #[error(
+        "image {name} has {got_width}x{got_height} px, the first one {width}x{height} px; images used as they are must have one size: set a resize and a crop size"
+    )]
+    EvalSizes {
+        /// Path or archive member.
+        name: String,
+        /// Width, px.
+        got_width: usize,
+        /// Height, px.
+        got_height: usize,
+        /// Width of the first image, px.
+        width: usize,
+        /// Height of the first image, px.
+        height: usize,
+    },
+    /// A worker thread that could not be started.
+    #[error("cannot start a loader thread: {0}; lower the number of workers")]
+    Spawn(std::io::Error),
+    /// A worker thread that panicked.
+    #[error("a loader thread panicked; its message is above. This is a bug")]
+    WorkerPanicked,
+    /// A stream that has given an error before.
+    #[error("the stream of batches ended with the error before; start a new one")]
+    StreamEnded,
+    /// An output folder with something in it.
+    #[error("{path}: the folder is not empty; choose a new one or remove its contents")]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// More classes than there are combinations.
+    #[error("synthetic data: expected 1 to {most} classes, got {classes}")]
+    SynthClasses {
+        /// Classes asked for.
+        classes: usize,
+        /// Classes there are.
+        most: usize,
+    },
+    /// A size at which the textures cannot be told apart.
+    #[error("synthetic data: expected a size of 16 to 1024 px, got {size_px}")]
+    SynthSize {
+        /// Side asked for, px.
+        size_px: usize,
+    },
+    /// An image that cannot be written as JPEG.
+    #[error("{path}: cannot write the JPEG: {message}")]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// What the encoder said.
+        message: String,
+    },
+}

@@ -1,0 +1,180 @@
+//! The loader: batches of a data set in order, made by threads of its own.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use graphgen::preset::Crops;
+
+use super::batch::Batch;
+use super::dataset::Dataset;
+use super::error::DataError;
+use super::multi_crop::MultiCrop;
+use super::ring::Ring;
+use super::schedule::{Position, Schedule};
+use super::worker::Worker;
+
+/// Broken images named in an error, and logged one by one.
+const NAMED: usize = 5;
+
+/// Settings of a [`Loader`].
+#[derive(Debug, Clone)]
+pub struct LoaderConfig {
+    /// Crops and augmentations; valid preset settings.
+    pub crops: Crops,
+    /// B: images of a batch.
+    pub batch_size: usize,
+    /// Seed of order, crops and augmentations.
+    pub seed: u64,
+    /// Threads; 0 for one per core.
+    pub workers: usize,
+    /// Batches made ahead of the one in use, at least 1.
+    pub batches_ahead: usize,
+}
+
+/// Makes multi-crop batches of a data set.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use runtime::data::{Dataset, Loader, LoaderConfig};
+/// let dataset = Arc::new(Dataset::open(&["photos".into()])?);
+/// let config = LoaderConfig { crops: Default::default(), batch_size: 64, seed: 31, workers: 0, batches_ahead: 2 };
+/// let loader = Loader::new(dataset, config)?;
+/// let mut stream = loader.stream(0, 0);
+/// let batch = stream.next()?;
+/// assert_eq!(batch.crops(0).len(), 2 * 64 * 3 * 224 * 224);
+/// # Ok::<(), runtime::data::DataError>(())
+/// ```
+#[derive(Debug)]
+pub struct Loader {
+    dataset: Arc<Dataset>,
+    config: LoaderConfig,
+}
+
+impl Loader {
+    /// A loader for a data set.
+    ///
+    /// # Errors
+    /// A batch that is empty or larger than the data set.
+    pub fn new(dataset: Arc<Dataset>, config: LoaderConfig) -> Result<Loader, DataError> {
+        if config.batch_size == 0 {
+            return Err(DataError::Zero { setting: "batch_size" });
+        }
+        if config.batch_size > dataset.len() {
+            return Err(DataError::BatchTooLarge { batch_size: config.batch_size, images: dataset.len() });
+        }
+        Ok(Loader { dataset, config })
+    }
+
+    /// Batches of an epoch; an incomplete last one is left out.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.dataset.len() / self.config.batch_size
+    }
+
+    /// Streams batches from (`epoch`, `batch`) on, epoch after epoch, until it is dropped; both count from 0. Starts the
+    /// worker threads. What a thread that cannot be started means is reported by the first [`BatchStream::next`].
+    pub fn stream(&self, epoch: usize, batch: usize) -> BatchStream {
+        let config = &self.config;
+        let multi_crop = MultiCrop::new(&config.crops);
+        let workers = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let schedule = Schedule::new(config.seed, self.dataset.len(), config.batch_size, Position { epoch, batch });
+        let ring = Arc::new(Ring::new(&multi_crop, config.batch_size, config.batches_ahead, schedule));
+        let mut threads = Vec::new();
+        for number in 0..workers {
+            // Short enough that all threads end a batch at about the same time.
+            let run = (config.batch_size / (4 * workers)).clamp(1, 16);
+            let worker = Worker::new(Arc::clone(&self.dataset), multi_crop.clone(), config.seed, run);
+            let thread_ring = Arc::clone(&ring);
+            match std::thread::Builder::new().name(format!("loader-{number}")).spawn(move || worker.work(&thread_ring)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => ring.fail(DataError::Spawn(error)),
+            }
+        }
+        BatchStream { ring, threads, images_per_epoch: self.batches_per_epoch() * config.batch_size, epoch, broken: 0, names: Vec::new(), failed: false }
+    }
+}
+
+/// Batches in their order. Dropping it ends the worker threads.
+#[derive(Debug)]
+pub struct BatchStream {
+    ring: Arc<Ring>,
+    threads: Vec<JoinHandle<()>>,
+    images_per_epoch: usize,
+    /// Epoch of the last batch, its broken images so far and the first of their names.
+    epoch: usize,
+    broken: usize,
+    names: Vec<String>,
+    failed: bool,
+}
+
+impl BatchStream {
+    /// The next batch; waits for it where the loader does not keep up.
+    ///
+    /// # Errors
+    /// More broken images than 1 % of an epoch's (counted from where the stream began), no substitute for one, or a
+    /// worker that could not be started or panicked. After an error there are no further batches.
+    #[expect(clippy::should_implement_trait, reason = "the stream never ends, so that an Option would only be in the way")]
+    pub fn next(&mut self) -> Result<Batch, DataError> {
+        if self.failed {
+            return Err(DataError::StreamEnded);
+        }
+        let batch = self.receive();
+        self.failed = batch.is_err();
+        batch
+    }
+
+    fn receive(&mut self) -> Result<Batch, DataError> {
+        let began = Instant::now();
+        let (slot, filled) = self.ring.take_oldest()?;
+        let batch = Batch {
+            ring: Arc::clone(&self.ring),
+            position: slot.position,
+            indices: slot.indices.clone(),
+            buffers: filled.buffers,
+            waited: began.elapsed(),
+            substitutes: filled.broken.len(),
+            times: filled.times,
+        };
+        if let Some(error) = filled.error {
+            return Err(error);
+        }
+        self.count_broken(batch.epoch(), filled.broken)?;
+        Ok(batch)
+    }
+
+    fn count_broken(&mut self, epoch: usize, mut broken: Vec<(usize, String)>) -> Result<(), DataError> {
+        if epoch != self.epoch {
+            (self.epoch, self.broken) = (epoch, 0);
+            self.names.clear();
+        }
+        // In the batch's order, not in that of the threads.
+        broken.sort_unstable();
+        for (_, message) in broken {
+            self.broken += 1;
+            if self.broken <= NAMED {
+                tracing::warn!("epoch {epoch}: another image stands in for a broken one: {message}");
+                self.names.push(message);
+            } else if self.broken == NAMED + 1 {
+                tracing::warn!("epoch {epoch}: further broken images are counted, not named");
+            }
+        }
+        if self.broken * 100 > self.images_per_epoch {
+            let (broken, images, names) = (self.broken, self.images_per_epoch, self.names.clone());
+            return Err(DataError::TooManyBroken { epoch, broken, images, names });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for BatchStream {
+    fn drop(&mut self) {
+        self.ring.close();
+        for thread in self.threads.drain(..) {
+            // A worker's panic has been printed, and reported by `next`.
+            let _ = thread.join();
+        }
+    }
+}

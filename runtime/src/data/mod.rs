@@ -1,0 +1,40 @@
+//! From image files to multi-crop batches: data sets, decoding, augmentation, the threaded loader and evaluation batches.
+//!
+//! Everything random is a pure function of `(seed, epoch, index)`: the batches do not depend on the number of threads,
+//! and a stream that starts at `(epoch, batch)` gives what an uninterrupted one would give from there.
+
+pub mod augment;
+mod batch;
+mod dataset;
+mod decode;
+mod error;
+mod eval_batches;
+mod eval_transform;
+mod image_folder;
+mod loader;
+mod multi_crop;
+mod random;
+mod ring;
+mod schedule;
+mod stages;
+pub mod synth;
+mod tar;
+mod worker;
+
+#[cfg(test)]
+mod dataset_tests;
+#[cfg(test)]
+mod eval_tests;
+#[cfg(test)]
+mod loader_tests;
+
+pub use batch::Batch;
+pub use dataset::Dataset;
+pub use decode::{DEFAULT_PIXEL_LIMIT, RgbImage, decode_rgb, decode_rgb_into};
+pub use error::DataError;
+pub use eval_batches::{EvalBatch, EvalBatches, load_eval_batches};
+pub use eval_transform::{EvalImage, EvalTransform};
+pub use loader::{BatchStream, Loader, LoaderConfig};
+pub use multi_crop::{CropPlan, Jitter, MultiCrop, Scratch};
+pub use random::{Purpose, Random};
+pub use stages::StageTimes;

@@ -1,0 +1,124 @@
+//! One thread of the loader: reads, decodes and augments images.
+
+use std::sync::Arc;
+
+use super::dataset::Dataset;
+use super::decode::{DEFAULT_PIXEL_LIMIT, RgbImage, decode_rgb_into};
+use super::error::DataError;
+use super::multi_crop::{MultiCrop, Scratch, crop_bytes};
+use super::random::{Purpose, Random};
+use super::ring::{Claim, Ring, Slot, lock};
+use super::stages::{Lap, StageTimes};
+
+/// Images tried in place of a broken one.
+const SUBSTITUTE_TRIES: usize = 16;
+
+/// One thread's data set handle, settings and buffers.
+pub(super) struct Worker {
+    dataset: Arc<Dataset>,
+    multi_crop: MultiCrop,
+    seed: u64,
+    /// Images claimed at once.
+    run: usize,
+    encoded: Vec<u8>,
+    image: RgbImage,
+    scratch: Scratch,
+    /// All crops of one image.
+    crops: Vec<u8>,
+}
+
+/// Reports a panicking worker to the consumer, who would wait for ever.
+struct PanicReport<'a>(&'a Ring);
+
+impl Drop for PanicReport<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(DataError::WorkerPanicked);
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(dataset: Arc<Dataset>, multi_crop: MultiCrop, seed: u64, run: usize) -> Worker {
+        let crops = vec![0; multi_crop.bytes_per_image()];
+        Worker { dataset, multi_crop, seed, run, encoded: Vec::new(), image: RgbImage::default(), scratch: Scratch::default(), crops }
+    }
+
+    /// Makes images until the stream ends.
+    pub(super) fn work(mut self, ring: &Ring) {
+        let _report = PanicReport(ring);
+        while let Some(Claim { slot, places }) = ring.claim(self.run) {
+            for place in places {
+                self.make(&slot, place, ring);
+            }
+        }
+    }
+
+    /// Makes one image's crops and puts them into its batch.
+    fn make(&mut self, slot: &Slot, place: usize, ring: &Ring) {
+        let epoch = slot.position.epoch as u64;
+        let index = slot.indices[place];
+        let mut times = StageTimes { images: 1, ..StageTimes::default() };
+        let mut broken = None;
+        let mut error = None;
+        if let Err(first) = self.read(index, &mut times) {
+            broken = Some((place, first.to_string()));
+            error = self.read_substitute(epoch, index, first, &mut times).err();
+        }
+        if error.is_none() {
+            let mut random = Random::new(self.seed, Purpose::Augment, epoch, index as u64);
+            self.multi_crop.apply(&self.image, &mut random, &mut self.scratch, &mut self.crops, &mut times);
+        }
+
+        let mut clock = Lap::start();
+        let mut filled = lock(&slot.filled);
+        if error.is_none() {
+            scatter(&self.multi_crop, &self.crops, place, ring.batch_size, &mut filled.buffers);
+        }
+        times.other += clock.lap();
+        filled.images += 1;
+        filled.times += times;
+        filled.broken.extend(broken);
+        filled.error = filled.error.take().or(error);
+        let complete = filled.images == ring.batch_size;
+        drop(filled);
+        if complete {
+            ring.complete();
+        }
+    }
+
+    fn read(&mut self, index: usize, times: &mut StageTimes) -> Result<(), DataError> {
+        let mut clock = Lap::start();
+        self.dataset.read_into(index, &mut self.encoded)?;
+        times.encoded_bytes += self.encoded.len() as u64;
+        times.read += clock.lap();
+        let decoded = decode_rgb_into(&self.encoded, DEFAULT_PIXEL_LIMIT, &mut self.image);
+        times.decode += clock.lap();
+        decoded.map_err(|source| DataError::Image { name: self.dataset.name(index), source: Box::new(source) })
+    }
+
+    /// Reads the first readable of the images drawn for the place of a broken one.
+    fn read_substitute(&mut self, epoch: u64, index: usize, mut last: DataError, times: &mut StageTimes) -> Result<(), DataError> {
+        let mut random = Random::new(self.seed, Purpose::Substitute, epoch, index as u64);
+        for _ in 0..SUBSTITUTE_TRIES {
+            let other = random.below(self.dataset.len());
+            match self.read(other, times) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(DataError::NoSubstitute { tries: SUBSTITUTE_TRIES, last: Box::new(last) })
+    }
+}
+
+/// Copies an image's crops to their places in the groups' buffers.
+fn scatter(multi_crop: &MultiCrop, mut crops: &[u8], place: usize, batch_size: usize, buffers: &mut [Vec<u8>]) {
+    for (group, buffer) in multi_crop.groups().iter().zip(buffers) {
+        let bytes = crop_bytes(group.size_px);
+        for number in 0..group.count {
+            let (crop, rest) = crops.split_at(bytes);
+            buffer[(number * batch_size + place) * bytes..][..bytes].copy_from_slice(crop);
+            crops = rest;
+        }
+    }
+}

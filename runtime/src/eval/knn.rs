@@ -1,0 +1,180 @@
+//! Weighted k-nearest-neighbour classification on frozen features.
+//!
+//! Wu et al., arXiv 1805.01978, section 3.4, as lightly's benchmarks and DINO use it: cosine similarity, each of the k
+//! nearest training images votes for its class with `exp(similarity / temperature)`.
+
+use ndarray::{Array2, ArrayView1, Axis};
+
+use super::EvalError;
+
+/// Test images of one unit of work.
+const BLOCK: usize = 128;
+
+/// One setting of the classifier.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Knn {
+    /// Neighbours that vote.
+    pub k: usize,
+    /// Temperature of the votes.
+    pub temperature: f64,
+}
+
+impl Default for Knn {
+    fn default() -> Self {
+        Knn { k: 20, temperature: 0.07 }
+    }
+}
+
+/// Labelled features.
+#[derive(Debug, Clone)]
+pub struct Labelled {
+    /// f32 [N, F], rows of length 1.
+    rows: Array2<f32>,
+    labels: Vec<usize>,
+}
+
+impl Labelled {
+    /// Normalises the rows; a row of zeros stays.
+    ///
+    /// # Panics
+    /// If there are not as many labels as rows.
+    pub fn new(mut rows: Array2<f32>, labels: Vec<usize>) -> Labelled {
+        assert_eq!(rows.nrows(), labels.len(), "one label a row");
+        for mut row in rows.axis_iter_mut(Axis(0)) {
+            let norm = row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+            if norm > 0.0 {
+                row.mapv_inplace(|value| (f64::from(value) / norm) as f32);
+            }
+        }
+        Labelled { rows, labels }
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
+
+/// Share of the test images, 0 to 1, whose class each setting predicts. A `k` beyond the bank uses all of it.
+///
+/// The result does not depend on the number of threads.
+///
+/// # Errors
+/// No images, features of different lengths, settings out of range.
+pub fn top1(bank: &Labelled, test: &Labelled, classes: usize, settings: &[Knn], threads: usize) -> Result<Vec<f64>, EvalError> {
+    let invalid = |setting, problem: String| Err(EvalError::Setting { setting, problem });
+    if bank.is_empty() || test.is_empty() {
+        return invalid("kNN", format!("expected images in both sets, got {} for training and {} for testing", bank.len(), test.len()));
+    }
+    if bank.rows.ncols() != test.rows.ncols() {
+        return invalid("kNN", format!("expected features of one length, got {} and {}", bank.rows.ncols(), test.rows.ncols()));
+    }
+    for knn in settings {
+        if knn.k == 0 {
+            return invalid("--k", "expected at least 1, got 0".into());
+        }
+        // Below this exp(1 / temperature) is more than f64 holds.
+        if knn.temperature.is_nan() || knn.temperature < 0.002 {
+            return invalid("--temperature", format!("expected at least 0.002, got {}", knn.temperature));
+        }
+    }
+    let blocks: Vec<usize> = (0..test.len()).step_by(BLOCK).collect();
+    let share = blocks.len().div_ceil(threads.max(1));
+    let hits = std::thread::scope(|scope| {
+        let threads: Vec<_> = blocks
+            .chunks(share)
+            .map(|blocks| {
+                scope.spawn(move || {
+                    let mut hits = vec![0usize; settings.len()];
+                    for &start in blocks {
+                        count_hits(bank, test, start, classes, settings, &mut hits);
+                    }
+                    hits
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).fold(
+            vec![0usize; settings.len()],
+            |mut total, hits| {
+                total.iter_mut().zip(hits).for_each(|(total, hits)| *total += hits);
+                total
+            },
+        )
+    });
+    Ok(hits.into_iter().map(|hits| hits as f64 / test.len() as f64).collect())
+}
+
+fn count_hits(bank: &Labelled, test: &Labelled, start: usize, classes: usize, settings: &[Knn], hits: &mut [usize]) {
+    let end = (start + BLOCK).min(test.len());
+    let similarities = test.rows.slice(ndarray::s![start..end, ..]).dot(&bank.rows.t());
+    let most = settings.iter().map(|knn| knn.k).max().unwrap_or(0).min(bank.len());
+    for (row, &label) in similarities.axis_iter(Axis(0)).zip(&test.labels[start..end]) {
+        let nearest = nearest(row, most);
+        for (knn, hits) in settings.iter().zip(hits.iter_mut()) {
+            let mut votes = vec![0.0; classes];
+            for &index in nearest.iter().take(knn.k) {
+                votes[bank.labels[index]] += (f64::from(row[index]) / knn.temperature).exp();
+            }
+            // Of equal votes, the first class.
+            let best = votes.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (class, &vote)| if vote > best.1 { (class, vote) } else { best });
+            *hits += usize::from(best.0 == label);
+        }
+    }
+}
+
+/// Indices of the `count` largest similarities, the largest first; of equal ones, the smaller index first.
+fn nearest(similarities: ArrayView1<f32>, count: usize) -> Vec<usize> {
+    let mut indices: Vec<usize> = (0..similarities.len()).collect();
+    let by_similarity = |a: &usize, b: &usize| similarities[*b].total_cmp(&similarities[*a]).then(a.cmp(b));
+    if count < indices.len() {
+        indices.select_nth_unstable_by(count, by_similarity);
+        indices.truncate(count);
+    }
+    indices.sort_unstable_by(by_similarity);
+    indices
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn close_neighbours_outvote_many_distant_ones() {
+        // Two of class 1 at similarity 0.8, one of class 0 at 1: exp(1/0.1) > 2·exp(0.8/0.1), but not at temperature 1.
+        let bank = Labelled::new(array![[2.0, 0.0], [0.8, 0.6], [0.8, -0.6]], vec![0, 1, 1]);
+        let test = Labelled::new(array![[5.0, 0.0]], vec![0]);
+        let settings = [(3, 0.1), (3, 1.0), (1, 1.0), (200, 0.1)].map(|(k, temperature)| Knn { k, temperature });
+        assert_eq!(top1(&bank, &test, 2, &settings, 1).expect("valid"), [1.0, 0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn equal_similarities_are_taken_in_order() {
+        assert_eq!(nearest(array![0.5, 1.0, 0.5, 0.5].view(), 3), [1, 0, 2]);
+        assert_eq!(nearest(array![0.5, 1.0].view(), 2), [1, 0]);
+    }
+
+    #[test]
+    fn the_accuracy_does_not_depend_on_threads() {
+        let rows = |count: usize, salt: usize| Array2::from_shape_fn((count, 5), |(i, j)| ((i * 31 + j * 17 + salt) % 23) as f32 - 11.0);
+        let bank = Labelled::new(rows(400, 1), (0..400).map(|index| index % 7).collect());
+        let test = Labelled::new(rows(300, 4), (0..300).map(|index| index % 7).collect());
+        let one = top1(&bank, &test, 7, &[Knn::default()], 1).expect("valid");
+        assert_eq!(one, top1(&bank, &test, 7, &[Knn::default()], 3).expect("valid"));
+        assert!(one[0] > 0.0 && one[0] < 1.0);
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        let some = Labelled::new(array![[1.0]], vec![0]);
+        let check = |k, temperature| top1(&some, &some, 1, &[Knn { k, temperature }], 1).expect_err("invalid").to_string();
+        assert!(check(0, 0.07).contains("--k"));
+        assert!(check(1, 0.0).contains("--temperature"));
+    }
+}

@@ -1,0 +1,8 @@
+//! Evaluation of an exported encoder.
+
+mod error;
+mod features;
+pub mod knn;
+
+pub use error::EvalError;
+pub use features::{Extraction, Features, Representation, extract};

@@ -1,0 +1,12 @@
+//! ONNX Runtime: the library, sessions and the state they share.
+
+mod encoder;
+pub mod environment;
+mod options;
+mod state;
+mod stock;
+
+pub use encoder::{Encoder, EncoderOutput};
+pub use options::SessionOptions;
+pub use state::{EngineError, OptimizerState, QueueState};
+pub use stock::{StepOutput, StockEngine};

@@ -1,0 +1,218 @@
+use std::path::PathBuf;
+
+use graphgen::manifest::MANIFEST_VERSION;
+use graphgen::preset::{Preset, Target};
+
+use super::*;
+use crate::session::environment::environment;
+
+const ROWS: usize = 4;
+const PIXELS: usize = 12;
+const D: usize = 3;
+const QUEUE: usize = 8;
+
+fn spec(name: &str, dtype: &str, shape: &[usize]) -> TensorSpec {
+    TensorSpec { name: name.into(), dtype: dtype.into(), shape: shape.into() }
+}
+
+/// The manifest of the graphs that `tests/models/generate_tiny.py` wrote.
+fn manifest() -> Manifest {
+    let w = spec("w", "f32", &[PIXELS, D]);
+    let (mean, queue, filled) = (spec("bn.running_mean", "f32", &[D]), spec("queue/embeddings", "f32", &[1, QUEUE, D]), spec("queue/filled", "i64", &[1]));
+    let named = |name: &str, like: &TensorSpec| TensorSpec { name: name.into(), ..like.clone() };
+    let graph = |file: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>| GraphSpec { file: file.into(), sha256: String::new(), inputs, outputs };
+    let one = spec("", "f32", &[1]);
+    Manifest {
+        version: MANIFEST_VERSION,
+        preset: Preset::default(),
+        target: Target::Portable,
+        opset: 17,
+        microsoft_operators: vec![],
+        functions: vec![],
+        parameters: vec![w.clone()],
+        running_statistics: vec![mean.clone()],
+        train_step: graph(
+            "tiny_train_step.onnx",
+            vec![spec("crops/0", "u8", &[ROWS, 3, 2, 2]), w.clone(), mean.clone(), queue.clone(), filled.clone()],
+            vec![
+                named("loss", &one),
+                spec("embeddings", "f32", &[ROWS, D]),
+                named("grad/w", &w),
+                named("next/bn.running_mean", &mean),
+                named("stats/grad_norm", &one),
+                named("next/queue/embeddings", &queue),
+                named("next/queue/filled", &filled),
+            ],
+        ),
+        optimizer: graph(
+            "tiny_optimizer.onnx",
+            vec![
+                named("learning_rate", &one),
+                spec("train_prototypes", "bool", &[1]),
+                w.clone(),
+                named("grad/w", &w),
+                named("momentum/w", &w),
+                spec("step", "i64", &[1]),
+            ],
+            vec![named("next/w", &w), named("next/momentum/w", &w), spec("next/step", "i64", &[1])],
+        ),
+        hash: String::new(),
+    }
+}
+
+fn models() -> PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models")
+}
+
+fn open(manifest: &Manifest) -> Result<StockEngine, EngineError> {
+    let options = SessionOptions { threads: 1, operators: None };
+    StockEngine::open(&environment().expect("ONNX Runtime is set up"), &models(), manifest, &options)
+}
+
+fn weights() -> Weights {
+    let data = (0..PIXELS * D).map(|index| (index as f32 - 17.0) / 10.0).collect();
+    let mean = WeightTensor { shape: vec![D], data: vec![1.0, -1.0, 0.5] };
+    Weights::from([("w".into(), WeightTensor { shape: vec![PIXELS, D], data }), ("bn.running_mean".into(), mean)])
+}
+
+fn crops(salt: usize) -> Vec<u8> {
+    (0..ROWS * PIXELS).map(|index| ((index * 37 + salt * 101) % 256) as u8).collect()
+}
+
+/// The same step in f64.
+struct Reference {
+    w: Vec<f64>,
+    momentum: Vec<f64>,
+    mean: Vec<f64>,
+}
+
+impl Reference {
+    fn step(&mut self, crops: &[u8], learning_rate: f64) -> (f64, Vec<f64>) {
+        let x: Vec<f64> = crops.iter().map(|&pixel| f64::from(pixel) / 256.0).collect();
+        let y: Vec<f64> = (0..ROWS * D).map(|i| (0..PIXELS).map(|p| x[i / D * PIXELS + p] * self.w[p * D + i % D]).sum()).collect();
+        let loss = y.iter().map(|y| y * y).sum::<f64>() / y.len() as f64;
+        for d in 0..D {
+            self.mean[d] = 0.9 * self.mean[d] + 0.1 * (0..ROWS).map(|row| y[row * D + d]).sum::<f64>() / ROWS as f64;
+        }
+        for (index, w) in self.w.iter_mut().enumerate() {
+            let gradient: f64 = (0..ROWS).map(|row| x[row * PIXELS + index / D] * y[row * D + index % D] * 2.0 / (ROWS * D) as f64).sum();
+            self.momentum[index] = 0.5 * self.momentum[index] + gradient;
+            *w -= learning_rate * self.momentum[index];
+        }
+        (loss, y)
+    }
+}
+
+fn assert_close(got: &[f32], expected: &[f64]) {
+    assert_eq!(got.len(), expected.len());
+    for (got, expected) in got.iter().zip(expected) {
+        assert!((f64::from(*got) - expected).abs() < 1e-5 * expected.abs().max(1.0), "{got} is not {expected}");
+    }
+}
+
+#[test]
+fn steps_update_the_state_in_place() {
+    let mut engine = open(&manifest()).expect("open");
+    let start = weights();
+    engine.load_weights(&start).expect("load");
+    engine.request_output("embeddings").expect("exists");
+    let f64s = |name: &str| start[name].data.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
+    let mut reference = Reference { w: f64s("w"), momentum: vec![0.0; PIXELS * D], mean: f64s("bn.running_mean") };
+    for step in 0..4 {
+        let (loss, embeddings) = reference.step(&crops(step), 0.1);
+        let output = engine.forward_backward(&[&crops(step)]).expect("run");
+        assert_close(&[output.loss], &[loss]);
+        assert!(output.stats["grad_norm"] > 0.0);
+        assert_close(&engine.output("embeddings").expect("requested").data, &embeddings);
+        engine.update(0.1, true).expect("update");
+        let weights = engine.weights();
+        assert_close(&weights["w"].data, &reference.w);
+        assert_close(&weights["bn.running_mean"].data, &reference.mean);
+        assert_close(&engine.optimizer_state().moments["momentum/w"].data, &reference.momentum);
+    }
+    assert_eq!(engine.optimizer_state().step, Some(4));
+}
+
+#[test]
+fn the_queue_moves_only_when_it_is_told_to() {
+    let mut engine = open(&manifest()).expect("open");
+    engine.load_weights(&weights()).expect("load");
+    engine.request_output("embeddings").expect("exists");
+    engine.forward_backward(&[&crops(0)]).expect("run");
+    assert_eq!(engine.queue_filled(), Some((0, QUEUE)));
+    let first = engine.output("embeddings").expect("requested").data;
+    engine.advance_queue();
+    assert_eq!(engine.queue_filled(), Some((4, QUEUE)));
+    engine.forward_backward(&[&crops(1)]).expect("run");
+    engine.advance_queue();
+    let queue = engine.queue_state().expect("a queue");
+    assert_eq!(queue.filled, 8);
+    assert_eq!(queue.embeddings.data[..ROWS * D], engine.output("embeddings").expect("requested").data);
+    assert_eq!(queue.embeddings.data[ROWS * D..], first);
+}
+
+#[test]
+fn a_state_taken_over_goes_on_bit_for_bit() {
+    let run = |engine: &mut StockEngine, steps: std::ops::Range<usize>| {
+        for step in steps {
+            engine.forward_backward(&[&crops(step)]).expect("run");
+            engine.advance_queue();
+            engine.update(0.1, true).expect("update");
+        }
+    };
+    let mut whole = open(&manifest()).expect("open");
+    whole.load_weights(&weights()).expect("load");
+    run(&mut whole, 0..3);
+    let (weights, optimizer, queue) = (whole.weights(), whole.optimizer_state(), whole.queue_state());
+    run(&mut whole, 3..6);
+
+    let mut resumed = open(&manifest()).expect("open");
+    resumed.load_weights(&weights).expect("load");
+    resumed.load_optimizer_state(&optimizer).expect("load");
+    resumed.load_queue(queue.as_ref()).expect("load");
+    run(&mut resumed, 3..6);
+    assert_eq!(resumed.weights(), whole.weights());
+    assert_eq!(resumed.optimizer_state(), whole.optimizer_state());
+    assert_eq!(resumed.queue_state(), whole.queue_state());
+}
+
+#[test]
+fn what_does_not_fit_is_named_and_changes_nothing() {
+    let mut engine = open(&manifest()).expect("open");
+    engine.load_weights(&weights()).expect("load");
+
+    let mut wrong = weights();
+    wrong.insert("w".into(), WeightTensor { shape: vec![D, PIXELS], data: vec![0.0; PIXELS * D] });
+    let error = engine.load_weights(&wrong).expect_err("shape").to_string();
+    assert!(error.contains("w: expected shape [12, 3], got [3, 12]"), "{error}");
+    let mut wrong = weights();
+    wrong.remove("bn.running_mean");
+    assert!(engine.load_weights(&wrong).expect_err("missing").to_string().contains("bn.running_mean"));
+    let mut wrong = weights();
+    wrong.insert("bn.num_batches_tracked".into(), WeightTensor { shape: vec![], data: vec![7.0] });
+    engine.load_weights(&wrong).expect("PyTorch's counters are passed over");
+    wrong.insert("fc.weight".into(), WeightTensor { shape: vec![], data: vec![7.0] });
+    assert!(engine.load_weights(&wrong).expect_err("unknown").to_string().contains("fc.weight"));
+    assert_eq!(engine.weights(), weights());
+
+    assert!(engine.load_queue(None).is_err());
+    assert!(engine.load_optimizer_state(&OptimizerState::default()).is_err());
+    let error = engine.forward_backward(&[&[0; 5]]).expect_err("size").to_string();
+    assert!(error.contains("crops/0: expected 48 bytes"), "{error}");
+    assert!(engine.forward_backward(&[]).is_err());
+    assert!(engine.request_output("codes").expect_err("unknown").to_string().contains("codes"));
+}
+
+#[test]
+fn graphs_outside_the_contract_are_refused() {
+    let mut without_loss = manifest();
+    without_loss.train_step.outputs.remove(0);
+    let error = open(&without_loss).err().expect("refused").to_string();
+    assert!(error.contains("tiny_train_step.onnx") && error.contains("loss"), "{error}");
+    let mut unknown_input = manifest();
+    unknown_input.parameters.clear();
+    assert!(open(&unknown_input).err().expect("refused").to_string().contains("input w"));
+    let mut absent = manifest();
+    absent.optimizer.file = "absent.onnx".into();
+    assert!(open(&absent).err().expect("refused").to_string().contains("absent.onnx"));
+}

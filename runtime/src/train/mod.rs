@@ -1,0 +1,17 @@
+//! Training: schedule, step, checkpoints, metrics and the run directory that holds them.
+
+pub mod checkpoint;
+mod error;
+mod fit;
+mod metrics;
+mod progress;
+mod run;
+mod schedule;
+mod trainer;
+
+pub use error::TrainError;
+pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, train};
+pub use metrics::{MetricsLog, StepMetrics};
+pub use run::RunDirectory;
+pub use schedule::LearningRate;
+pub use trainer::{StepReport, Trainer};

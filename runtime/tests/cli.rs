@@ -1,0 +1,115 @@
+//! The command line: exit codes, messages, and that bad input writes nothing.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const PRESET: &str = "[crops]\nsize_crops = [32]\nnmb_crops = [2]\nmin_scale_crops = [0.14]\nmax_scale_crops = [1.0]\n\
+                      [train]\nbatch_size = 16\nepochs = 2\n[optim]\nwarmup_epochs = 0\n";
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    /// A folder with a preset and a small data set.
+    fn new() -> Folder {
+        let folder = Folder(tempfile::tempdir().expect("temporary directory"));
+        std::fs::write(folder.path().join("preset.toml"), PRESET).expect("write");
+        let output = folder.run(&["data", "synth", "--out", "images", "--images", "40", "--classes", "2", "--size", "32"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_swav-rt"));
+        command.args(arguments).current_dir(self.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the program starts")
+    }
+
+    /// Trains into `run` with further arguments, which must fail with this code and leave nothing behind.
+    fn refuses(&self, arguments: &[&str], code: i32, words: &[&str]) {
+        let mut all = vec!["train", "--preset", "preset.toml", "--data", "images", "--out", "run"];
+        all.extend(arguments);
+        self.refuses_command(&mut self.command(&all), code, words);
+    }
+
+    fn refuses_command(&self, command: &mut Command, code: i32, words: &[&str]) {
+        let output = command.output().expect("the program starts");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{message}");
+        assert!(output.stdout.is_empty(), "results only on success");
+        for word in words {
+            assert!(message.contains(word), "{word:?} is missing in: {message}");
+        }
+        assert!(!message.contains("panicked"), "{message}");
+        assert!(!self.path().join("run").exists(), "a refused run writes nothing");
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_missing_or_wrong_library_is_named_with_the_way_out() {
+    let folder = Folder::new();
+    let train = ["train", "--preset", "preset.toml", "--data", "images", "--out", "run"];
+    std::fs::write(folder.path().join("text.so"), "no library").expect("write");
+    for (file, word) in [("/absent/libonnxruntime.so", "/absent/libonnxruntime.so"), ("text.so", "text.so")] {
+        folder.refuses_command(folder.command(&train).env("ORT_DYLIB_PATH", file), 1, &[word, "ORT_DYLIB_PATH", "scripts/setup.sh"]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_that_is_no_onnx_runtime_is_named() {
+    let folder = Folder::new();
+    let train = ["train", "--preset", "preset.toml", "--data", "images", "--out", "run"];
+    folder.refuses_command(folder.command(&train).env("ORT_DYLIB_PATH", "libc.so.6"), 1, &["libc.so.6", "OrtGetApiBase"]);
+}
+
+#[test]
+fn settings_that_cannot_work_are_wrong_usage() {
+    let folder = Folder::new();
+    folder.refuses(&["--set", "base_lr=1"], 2, &["--set base_lr=1", "section.key=value"]);
+    folder.refuses(&["--set", "crops.crops_for_assign=[7]"], 2, &["crops.crops_for_assign", "crop 7"]);
+    folder.refuses(&["--set", "model.nmb_prototypes=1"], 2, &["model.nmb_prototypes"]);
+    folder.refuses(&["--engine", "training-api"], 2, &["stock engine"]);
+    folder.refuses(&["--provider", "cuda"], 2, &["--provider cuda", "cpu"]);
+    folder.refuses(&["--graphs", "graphs"], 2, &["--graphs"]);
+}
+
+#[test]
+fn data_that_cannot_be_trained_on_is_refused_before_anything_is_written() {
+    let folder = Folder::new();
+    folder.refuses(&["--set", "train.batch_size=100"], 1, &["100", "40"]);
+    folder.refuses(&["--data", "absent"], 1, &["absent"]);
+    folder.refuses(&["--init", "absent.safetensors"], 1, &["absent.safetensors"]);
+    folder.refuses(&["--resume", "absent"], 1, &["checkpoint absent", "state.json"]);
+}
+
+#[test]
+fn an_unlabelled_folder_cannot_be_evaluated() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path().join("flat")).expect("create");
+    std::fs::write(folder.path().join("flat/one.png"), "not looked at").expect("write");
+    let command = ["eval", "knn", "--encoder", "encoder.onnx", "--train", "images", "--test", "flat"];
+    folder.refuses_command(&mut folder.command(&command), 1, &["one.png", "class folders"]);
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let folder = Folder(tempfile::tempdir().expect("temporary directory"));
+    for arguments in [&["--help"][..], &["--version"], &["train", "--help"], &["eval", "knn", "--help"], &["bench", "step", "--help"]] {
+        assert_eq!(folder.run(arguments).status.code(), Some(0), "{arguments:?}");
+    }
+    for arguments in [&[][..], &["trian"], &["train", "--out", "run"], &["export", "--run", "x", "--out", "y", "--static", "1,2"]] {
+        assert_eq!(folder.run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
