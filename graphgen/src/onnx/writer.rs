@@ -39,6 +39,13 @@ impl ModelOptions {
     }
 }
 
+impl Default for ModelOptions {
+    /// [`Target::Portable`], static shapes and no metadata.
+    fn default() -> Self {
+        ModelOptions::new(Target::Portable)
+    }
+}
+
 /// Writes a graph, with a function for every distinct call of the domain `swav`. Equal graphs give equal models.
 ///
 /// Nodes that no output depends on are left out; all inputs are written. An output that is an input, a constant or
