@@ -148,7 +148,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
             checkpoint.restore(&mut engine)?;
         }
         (None, Some(weights)) => engine.load_weights(weights)?,
-        (None, None) => engine.load_weights(&artifacts::initial_weights(preset))?,
+        (None, None) => engine.load_weights(&load_safetensors(&run.graphs().join(artifacts::INIT_FILE))?)?,
     }
     checkpoint::clean(&run.checkpoints(), first_step)?;
     let mut log = MetricsLog::open(&run.metrics(), first_step)?;
