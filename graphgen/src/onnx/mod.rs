@@ -1,13 +1,19 @@
-//! ONNX files.
+//! ONNX files: the protobuf messages, the writer, reading files back.
 
-use crate::ir::DType;
+mod file;
+mod functions;
+mod lower;
+#[rustfmt::skip]
+pub mod proto;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod writer;
 
-/// `TensorProto.DataType` of an element type.
-pub(crate) fn data_type(dtype: DType) -> i32 {
-    match dtype {
-        DType::F32 => 1,
-        DType::U8 => 2,
-        DType::I64 => 7,
-        DType::Bool => 9,
-    }
-}
+pub use file::{FileError, encode, read_model};
+pub use writer::{Dim, ModelOptions, write_model};
+
+pub(crate) use tensor::data_type;
+
+/// Version of `ai.onnx` that files are written for: the newest whose kernels CUDA's and DirectML's providers share.
+pub const OPSET: i64 = 17;

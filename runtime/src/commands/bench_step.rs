@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use graphgen::artifacts;
 use graphgen::preset::Preset;
+use graphgen::weights::load_safetensors;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -55,7 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let manifest = artifacts::export(&preset, &graphs)?;
     let exported = began.elapsed();
     let mut engine = open_engine(&environment, &graphs, &manifest, args.threads)?;
-    engine.load_weights(&artifacts::initial_weights(&preset)?)?;
+    engine.load_weights(&load_safetensors(&graphs.join(artifacts::INIT_FILE))?)?;
     let loaded = began.elapsed() - exported;
 
     let batch = preset.train.batch_size;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use graphgen::weights::write_atomically;
 
 use super::UsageError;
-use super::options::FeatureOptions;
+use super::options::{FeatureOptions, image_bar};
 use crate::data::Dataset;
 use crate::eval::extract;
 use crate::export::{npy, safetensors};
@@ -40,7 +40,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = SessionOptions { threads: args.features.threads, operators: None };
     let mut encoder = Encoder::open(&environment()?, &args.features.encoder, &options)?;
     let extraction = args.features.extraction(&encoder)?;
-    let features = extract(&mut encoder, &dataset, &extraction, |_| {})?;
+    let bar = image_bar(dataset.len());
+    let features = extract(&mut encoder, &dataset, &extraction, |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
 
     let bytes = if extension == "npy" {
         npy(&features.rows)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ort::environment::Environment;
 
-use super::options::FeatureOptions;
+use super::options::{FeatureOptions, image_bar};
 use crate::data::Dataset;
 use crate::eval::knn::{Knn, Labelled, top1};
 use crate::eval::{EvalError, extract};
@@ -84,7 +84,9 @@ fn labelled(environment: &Environment, options: &FeatureOptions, dataset: &Arc<D
     let session = SessionOptions { threads: options.threads, operators: None };
     let mut encoder = Encoder::open(environment, &options.encoder, &session)?;
     let extraction = options.extraction(&encoder)?;
-    let features = extract(&mut encoder, dataset, &extraction, |_| {})?;
+    let bar = image_bar(dataset.len());
+    let features = extract(&mut encoder, dataset, &extraction, |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
     let labels = features.labels_among(dataset, classes)?;
     Ok(Labelled::new(features.rows, labels))
 }

@@ -54,6 +54,12 @@ impl Device {
     }
 }
 
+/// A bar that counts images on a terminal, and nothing elsewhere.
+pub(crate) fn image_bar(images: usize) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{bar:20} {pos}/{len} images · {per_sec} · {eta} left");
+    indicatif::ProgressBar::new(images as u64).with_style(style.expect("the template is valid"))
+}
+
 /// How images become features.
 #[derive(Debug, Args)]
 pub(crate) struct FeatureOptions {

@@ -138,6 +138,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     let last_step = options.max_steps.unwrap_or(total_steps).min(total_steps).max(first_step);
 
     let manifest = run.prepare(&options.source)?;
+    let _lock = run.lock()?;
     let mut engine = open_engine(environment, &run.graphs(), &manifest, options.threads)?;
     match (&start, &init) {
         (Some(checkpoint), init) => {
@@ -147,7 +148,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
             checkpoint.restore(&mut engine)?;
         }
         (None, Some(weights)) => engine.load_weights(weights)?,
-        (None, None) => engine.load_weights(&artifacts::initial_weights(preset)?)?,
+        (None, None) => engine.load_weights(&load_safetensors(&run.graphs().join(artifacts::INIT_FILE))?)?,
     }
     checkpoint::clean(&run.checkpoints(), first_step)?;
     let mut log = MetricsLog::open(&run.metrics(), first_step)?;

@@ -107,6 +107,21 @@ impl RunDirectory {
         Ok(manifest)
     }
 
+    /// Keeps other processes from training in this directory for as long as the file is open;
+    /// [`prepare`](Self::prepare) first.
+    ///
+    /// # Errors
+    /// Another process trains here.
+    pub fn lock(&self) -> Result<fs::File, TrainError> {
+        let path = self.root.join(PRESET);
+        let file = fs::File::open(&path).map_err(TrainError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(self.refuse("another process trains here; wait for it, or choose another --out".into())),
+            Err(fs::TryLockError::Error(error)) => Err(TrainError::io(path)(error)),
+        }
+    }
+
     fn prepare_graphs(&self, source: &GraphSource) -> Result<Manifest, TrainError> {
         let (graphs, unfinished) = (self.graphs(), self.root.join(UNFINISHED_GRAPHS));
         remove_folder(&unfinished)?;
@@ -194,6 +209,17 @@ mod tests {
         let error = run.check(&changed).expect_err("another preset").to_string();
         assert!(error.contains("optim.base_lr (4.8 there, 0.5 here)"), "{error}");
         assert!(RunDirectory::new(&other).check(&preset).expect_err("a file").to_string().contains("got a file"));
+    }
+
+    #[test]
+    fn only_one_process_trains_in_a_directory() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        fs::write(directory.path().join(PRESET), "").expect("write");
+        let run = RunDirectory::new(directory.path());
+        let lock = run.lock().expect("free");
+        assert!(run.lock().expect_err("taken").to_string().contains("another process"));
+        drop(lock);
+        run.lock().expect("free again");
     }
 
     #[test]
