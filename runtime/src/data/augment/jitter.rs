@@ -8,7 +8,7 @@ use super::{planes, truncate};
 /// Pillow's `Image.blend`: single precision, no fused multiply-add, truncated towards zero and clipped.
 #[inline(always)]
 fn blend(from: f32, to: f32, factor: f32) -> u8 {
-    truncate((from + factor * (to - from)).max(0.0).min(255.0)) as u8
+    truncate((from + factor * (to - from)).clamp(0.0, 255.0)) as u8
 }
 
 /// Blends every value with the constant `pivot`; there are only 256 values, so they are looked up.
