@@ -107,6 +107,11 @@ def main():
         crop = source.crop((x, y, x + width, y + height)).resize((size, size), Image.BILINEAR)
         resizes.append({"window": [x, y, width, height], "size_px": size, "result": store(f"resize_{x}_{y}_{size}.bin", planar(crop))})
 
+    # torchvision's Resize(40) and CenterCrop(32): the longer side is truncated, half a pixel of margin goes to the even side.
+    resized = source.resize((40 * 120 // 90, 40), Image.BILINEAR)
+    left, top = int(round((resized.width - 32) / 2.0)), int(round((resized.height - 32) / 2.0))
+    evaluation = store("evaluation.bin", planar(resized.crop((left, top, left + 32, top + 32))))
+
     jpegs = []
     picture = smooth(45, 38)
     for name, image, options in [
@@ -127,6 +132,7 @@ def main():
         "chain_sha256": sha256(planar(chain)),
         "hue_of_all_colours": hue_of_all_colours,
         "resizes": resizes,
+        "evaluation": evaluation,
         "jpegs": jpegs,
     }
     (OUT / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")

@@ -9,6 +9,7 @@ use super::crop::Window;
 use super::resize::Resizer;
 use super::{grayscale, hue, jitter};
 use crate::data::decode::{RgbImage, decode_rgb};
+use crate::data::eval_transform::EvalTransform;
 
 #[derive(serde::Deserialize)]
 struct Cases {
@@ -16,6 +17,7 @@ struct Cases {
     chain_sha256: String,
     hue_of_all_colours: Vec<HueOfAll>,
     resizes: Vec<Resize>,
+    evaluation: String,
     jpegs: Vec<Jpeg>,
 }
 
@@ -173,6 +175,16 @@ fn crop_and_resize_is_within_one_level_of_pillow() {
         // The weights have another fixed-point precision, which can move a rounding by one level.
         assert!(worst <= Some(1), "{result}: off by {worst:?}");
     }
+}
+
+#[test]
+fn evaluation_preprocessing_is_within_one_level_of_torchvision() {
+    let transform = EvalTransform { resize_px: 40, crop_px: 32, as_is_up_to_px: 0 };
+    let image = transform.apply(&smooth(120, 90)).expect("preprocessed");
+    let expected = golden(&cases().evaluation);
+    assert_eq!(image.data.len(), expected.len());
+    let worst = image.data.iter().zip(&expected).map(|(&got, &pillow)| got.abs_diff(pillow)).max();
+    assert!(worst <= Some(1), "off by {worst:?}");
 }
 
 #[test]

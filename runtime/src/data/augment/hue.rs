@@ -6,7 +6,7 @@
 
 use multiversion::multiversion;
 
-use super::planes;
+use super::{planes, truncate};
 
 /// The shift of the 8-bit hue for torchvision's `hue_factor` in [−0.5, 0.5]: truncated towards zero.
 pub fn hue_shift(factor: f64) -> i32 {
@@ -30,7 +30,7 @@ fn shift_planes(red: &mut [u8], green: &mut [u8], blue: &mut [u8], shift: i32) {
 #[inline(always)]
 fn times_255(x: f32) -> i32 {
     let shifted = x * 256.0;
-    let whole = shifted as i32;
+    let whole = truncate(shifted);
     whole - i32::from(shifted - (whole as f32) < x)
 }
 
@@ -64,13 +64,13 @@ fn shift_pixel(red: u8, green: u8, blue: u8, shift: i32) -> (u8, u8, u8) {
 
     // HSV to RGB (Pillow, Convert.c: hsv2rgb).
     let sixths = hue as f32 * 6.0 / 255.0;
-    let sector = sixths as i32;
+    let sector = truncate(sixths);
     let fraction = sixths - sector as f32;
     // Hue 255 is the end of the circle.
     let sector = if sector == 6 { 0 } else { sector };
     let saturation = saturation as f32 / 255.0;
     let value_f = value as f32;
-    let round = |value: f32| (value + 0.5) as i32;
+    let round = |value: f32| truncate(value + 0.5);
     let least = round(value_f * (1.0 - saturation));
     let share = if sector & 1 == 1 { fraction } else { 1.0 - fraction };
     let middle = round(value_f * (1.0 - saturation * share));

@@ -3,12 +3,12 @@
 use multiversion::multiversion;
 
 use super::grayscale::luma;
-use super::planes;
+use super::{planes, truncate};
 
 /// Pillow's `Image.blend`: single precision, no fused multiply-add, truncated towards zero and clipped.
 #[inline(always)]
 fn blend(from: f32, to: f32, factor: f32) -> u8 {
-    (from + factor * (to - from)).clamp(0.0, 255.0) as i32 as u8
+    truncate((from + factor * (to - from)).clamp(0.0, 255.0)) as u8
 }
 
 /// Blends every value with the constant `pivot`; there are only 256 values, so they are looked up.
