@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::lower::{Constants, lower};
 use super::proto::FunctionProto;
+use super::tensor::value_info;
 use super::writer::opset_imports;
 use crate::ir::{GraphError, TensorType};
 use crate::ops::{Domain, Op};
@@ -53,6 +54,7 @@ impl Functions {
         let body = op.body(inputs, self.target)?.ok_or_else(|| problem(format!("it has no body in standard operators for the target {:?}", self.target)))?;
         let lowered = lower(&body, Constants::Nodes, self)?;
         self.domains.extend(&lowered.domains);
+        let outputs = body.outputs().iter().map(|(name, value)| value_info(name, body.ty(*value)));
         self.protos.push(FunctionProto {
             name: Some(op.name().to_owned()),
             domain: Some(domain_name(op.domain()).to_owned()),
@@ -62,7 +64,7 @@ impl Functions {
             // Declared because calls carry them for native kernels; the body has their values built in.
             attribute: op.attributes().into_iter().map(|(name, _)| name.to_owned()).collect(),
             node: lowered.nodes,
-            value_info: lowered.value_info,
+            value_info: outputs.chain(lowered.value_info).collect(),
             opset_import: opset_imports(&lowered.domains),
             ..FunctionProto::default()
         });

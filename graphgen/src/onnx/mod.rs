@@ -1,7 +1,9 @@
-//! ONNX files: the protobuf messages, the writer, reading files back.
+//! ONNX files: the protobuf messages, the writer, reading files back, inspection.
 
+mod cost;
 mod file;
 mod functions;
+mod inspection;
 mod lower;
 #[rustfmt::skip]
 pub mod proto;
@@ -10,7 +12,9 @@ mod tensor;
 mod tests;
 mod writer;
 
+pub use cost::Cost;
 pub use file::{FileError, encode, read_model};
+pub use inspection::{Inspection, Size, inspect};
 pub use writer::{Dim, ModelOptions, write_model};
 
 pub(crate) use tensor::data_type;

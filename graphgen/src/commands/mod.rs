@@ -1,0 +1,26 @@
+//! One module a subcommand.
+
+mod export;
+mod inspect;
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Write the graphs, initial weights and manifest of a preset.
+    Export(export::Args),
+    /// Show what an ONNX file holds: inputs, outputs, operators, parameters, cost.
+    Inspect(inspect::Args),
+}
+
+impl Command {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// What failed, in one chain.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Export(args) => export::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
+        }
+    }
+}
