@@ -23,7 +23,7 @@ fn test_of(op: &Op) -> &'static str {
         Op::LogSoftmax(_) | Op::Softmax(_) => "softmaxes_agree",
         Op::Concat(_) | Op::Flatten(_) | Op::Gather(_) | Op::Pad(_) | Op::Reshape(_) | Op::Slice(_) | Op::Transpose(_) => "operators_that_move_elements_agree",
         Op::BatchNormTrain(_) | Op::BatchNormTrainGrad(_) => "batch_norms_agree",
-        Op::ConvInputGrad(_) | Op::ConvWeightGrad(_) => "convolution_gradients_agree",
+        Op::Convolution(_) | Op::ConvInputGrad(_) | Op::ConvWeightGrad(_) => "convolutions_and_gradients_agree",
         Op::L2Normalize(_) | Op::ReluGrad(_) => "row_and_activation_functions_agree",
         Op::MaxPoolGrad(_) => "max_pool_gradients_agree",
         Op::AdamStep(_) | Op::LarsStep(_) | Op::SgdStep(_) => "optimizer_steps_agree",
