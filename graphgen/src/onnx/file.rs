@@ -17,7 +17,7 @@ pub enum FileError {
         bytes: usize,
     },
     /// The bytes are no protobuf message.
-    #[error("not an ONNX file: {0}")]
+    #[error("not an ONNX file")]
     NotProtobuf(#[from] prost::DecodeError),
     /// The bytes are a message, but no model.
     #[error("not an ONNX file: it has no {0}")]

@@ -13,7 +13,7 @@ fn inspected(graph: &Graph, options: &ModelOptions) -> Inspection {
     inspect(&write_model(graph, "test", options).unwrap())
 }
 
-fn counts<'n>(operators: &'n BTreeMap<String, usize>) -> Vec<(&'n str, usize)> {
+fn counts(operators: &BTreeMap<String, usize>) -> Vec<(&str, usize)> {
     operators.iter().map(|(name, &count)| (name.as_str(), count)).collect()
 }
 

@@ -6,9 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::functions::{Functions, domain_name, scope_prefix};
 use super::proto::{NodeProto, TensorProto, ValueInfoProto};
 use super::tensor::{attribute, tensor, tensor_attribute, value_info};
-use crate::ir::{Graph, GraphError, Node, TensorData, TensorType, ValueId, ValueSource};
+use crate::ir::{DType, Graph, GraphError, Node, TensorData, TensorType, ValueId, ValueSource};
 use crate::ops::Domain;
 use crate::preset::Target;
+
+/// Elements from which on a constant of one value is filled by a node instead of stored: the zeros that a max pooling's
+/// gradient scatters into are as large as its input, gigabytes for large batches.
+pub(super) const FILLED_FROM: usize = 16_384;
 
 /// How constants are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,8 @@ struct Lowering<'g> {
     values: HashMap<ValueId, String>,
     /// Name and message of every constant written, by the hash of its type and bytes.
     written: HashMap<u64, Vec<(String, TensorProto)>>,
+    /// Names of the constants that are filled when the graph runs, by type and value.
+    filled: HashMap<String, String>,
     lowered: Lowered,
 }
 
@@ -83,7 +89,7 @@ impl<'g> Lowering<'g> {
                 values.entry(*value).or_insert_with(|| name.clone());
             }
         }
-        Ok(Lowering { graph, constants, names, values, written: HashMap::new(), lowered: Lowered::default() })
+        Ok(Lowering { graph, constants, names, values, written: HashMap::new(), filled: HashMap::new(), lowered: Lowered::default() })
     }
 
     fn node(&mut self, node: &Node, live: &HashSet<ValueId>, functions: &mut Functions) -> Result<(), GraphError> {
@@ -148,6 +154,11 @@ impl<'g> Lowering<'g> {
 
     /// Name of a constant, which is written on its first use; equal ones are written once.
     fn constant(&mut self, ty: &TensorType, data: &TensorData) -> String {
+        if data.len() >= FILLED_FROM
+            && let Some(value) = uniform(data)
+        {
+            return self.filled(ty, &value);
+        }
         let message = tensor(ty, data);
         let mut hasher = DefaultHasher::new();
         (ty, &message.raw_data).hash(&mut hasher);
@@ -174,6 +185,30 @@ impl<'g> Lowering<'g> {
         name
     }
 
+    /// Name of a constant whose elements all have one value: a node that fills it takes no room in the file.
+    fn filled(&mut self, ty: &TensorType, value: &TensorData) -> String {
+        let key = format!("{ty} {value:?}");
+        if let Some(name) = self.filled.get(&key) {
+            return name.clone();
+        }
+        let dims: Vec<i64> = ty.shape.iter().map(|&dim| dim as i64).collect();
+        let shape = self.constant(&TensorType::new(DType::I64, vec![dims.len()]), &TensorData::I64(dims));
+        let name = self.names.unique(large_constant_name(ty));
+        self.lowered.value_info.push(value_info(&name, ty));
+        self.lowered.domains.insert(domain_name(Domain::Onnx));
+        self.lowered.nodes.push(NodeProto {
+            name: Some(self.names.node("", "ConstantOfShape")),
+            op_type: Some("ConstantOfShape".to_owned()),
+            domain: Some(String::new()),
+            input: vec![shape],
+            output: vec![name.clone()],
+            attribute: vec![tensor_attribute(tensor(&TensorType::new(ty.dtype, vec![1]), value))],
+            ..NodeProto::default()
+        });
+        self.filled.insert(key, name.clone());
+        name
+    }
+
     /// An Identity for every output that is an input, a constant, or a value that another output named.
     fn aliases(&mut self) {
         for (name, value) in self.graph.outputs() {
@@ -194,13 +229,31 @@ impl<'g> Lowering<'g> {
     }
 }
 
-/// `0.5`, `[1, 2]` or `zeros f32 [64]`-like names, so that a viewer shows what a small constant is.
+/// The one value that all elements have, bit by bit.
+fn uniform(data: &TensorData) -> Option<TensorData> {
+    fn one<T: Copy + PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
+        let first = values.next()?;
+        values.all(|value| value == first).then_some(first)
+    }
+    Some(match data {
+        TensorData::F32(values) => TensorData::F32(vec![f32::from_bits(one(values.iter().map(|value| value.to_bits()))?)]),
+        TensorData::U8(values) => TensorData::U8(vec![one(values.iter().copied())?]),
+        TensorData::I64(values) => TensorData::I64(vec![one(values.iter().copied())?]),
+        TensorData::Bool(values) => TensorData::Bool(vec![one(values.iter().copied())?]),
+    })
+}
+
+/// `const/0.5`, `const/[1,2]`, `const/f32[64]`: a viewer shows what a small constant is.
 fn constant_name(ty: &TensorType, data: &TensorData) -> String {
     match data {
         TensorData::F32(values) if values.len() == 1 => format!("const/{}", values[0]),
         TensorData::I64(values) if values.len() <= 4 => format!("const/{values:?}").replace(' ', ""),
-        _ => format!("const/{}{:?}", ty.dtype, ty.shape).replace(' ', ""),
+        _ => large_constant_name(ty),
     }
+}
+
+fn large_constant_name(ty: &TensorType) -> String {
+    format!("const/{}{:?}", ty.dtype, ty.shape).replace(' ', "")
 }
 
 /// Names given so far, to values and to nodes apart.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lower::FILLED_FROM;
 use super::proto::{GraphProto, ModelProto};
 use super::{Dim, ModelOptions, encode, read_model, write_model};
 use crate::functions::batch_norm::BatchNormTrain;
@@ -140,6 +141,25 @@ fn equal_constants_are_written_once() {
     let names: Vec<_> = body(&write(&g)).initializer.iter().map(|tensor| tensor.name().to_owned()).collect();
     // One 2.0 of each rank; one shape for the two reshapes to [4].
     assert_eq!(names, ["const/2", "const/[4]", "const/2_1", "const/[1,4]"]);
+}
+
+#[test]
+fn large_constants_of_one_value_take_no_room() {
+    let mut g = Graph::new();
+    let x = g.input("x", TensorType::f32(vec![FILLED_FROM]));
+    let zeros = g.constant(vec![FILLED_FROM], TensorData::F32(vec![0.0; FILLED_FROM]));
+    let mut values = vec![0.0; FILLED_FROM];
+    let negative_zeros = g.constant(vec![FILLED_FROM], TensorData::F32(vec![-0.0; FILLED_FROM]));
+    values[7] = 1.0;
+    let others = g.constant(vec![FILLED_FROM], TensorData::F32(values));
+    let y = [zeros, zeros, negative_zeros, others].into_iter().fold(x, |y, constant| g.add(y, constant).unwrap());
+    g.output("y", y);
+    let model = write(&g);
+    let operators: Vec<_> = body(&model).node.iter().map(|node| node.op_type()).collect();
+    assert_eq!(operators, ["ConstantOfShape", "Add", "Add", "ConstantOfShape", "Add", "Add"]);
+    let raw_bytes: Vec<_> = body(&model).initializer.iter().map(|tensor| tensor.raw_data().len()).collect();
+    assert_eq!(raw_bytes, [8, 4 * FILLED_FROM], "the shape, and the constant that has two values");
+    assert_eq!(body(&model).node[3].attribute[0].t.as_ref().unwrap().raw_data(), (-0.0f32).to_le_bytes());
 }
 
 #[test]
