@@ -2,10 +2,12 @@
 
 use ndarray::{Array4, ArrayD};
 
+use super::convolution::{as_gemm, prefers_gemm};
+use super::taps::input_size_of;
 use super::{body_inputs, weight_gradient};
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::conv::{Window, each_tap, eval_input_gradient, infer_input_gradient, rank4};
-use crate::ops::{Attribute, Conv, ConvTranspose, Domain, Gather, Operator, Vjp};
+use crate::ops::{Attribute, Conv, ConvTranspose, Domain, Gather, Operator, Pad, Slice, Vjp};
 use crate::preset::Target;
 
 /// Gradient of a convolution's input: dy [N,O,H',W'], w [O,C,k,k] → dx [N,C,H,W].
@@ -49,15 +51,38 @@ impl Operator for ConvInputGrad {
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [dy, w]) = body_inputs(["dy", "w"], inputs);
         let Window { kernel, stride, padding } = self.window;
-        let dx = if target == Target::Cpu && stride == 1 && padding < kernel {
+        let [dy_h, dy_w] = input_size_of(&inputs[0].shape);
+        let dx = if target == Target::Cpu && padding < kernel && (stride == 1 || prefers_gemm(target, self.window, [dy_h, dy_w])) {
             let flipped = flip(&mut g, w, inputs[1])?;
-            g.apply(Conv { window: Window { kernel, stride, padding: kernel - 1 - padding } }, &[dy, flipped])?
+            let (spread, window) = (spread(&mut g, dy, self.window, self.input_size)?, Window { kernel, stride: 1, padding: kernel - 1 - padding });
+            if prefers_gemm(target, self.window, [dy_h, dy_w]) {
+                as_gemm(&mut g, window, spread, flipped)?
+            } else {
+                g.apply(Conv { window }, &[spread, flipped])?
+            }
         } else {
             g.apply(ConvTranspose { window: self.window, input_size: self.input_size }, &[dy, w])?
         };
         g.output("dx", dx);
         Ok(Some(g))
     }
+}
+
+/// Puts `stride − 1` zeros behind every element of dy and cuts to the size at which a convolution of stride 1 gives
+/// `input_size`: what makes the transpose of a strided convolution a convolution.
+fn spread(g: &mut Graph, dy: ValueId, window: Window, input_size: [usize; 2]) -> Result<ValueId, GraphError> {
+    let Window { kernel, stride, padding } = window;
+    if stride == 1 {
+        return Ok(dy);
+    }
+    let [batch, out, height, width] = *g.shape(dy) else { unreachable!("shapes were inferred") };
+    let apart = g.reshape(dy, &[batch, out, height, 1, width, 1])?;
+    let apart = g.apply(Pad { before: vec![0; 6], after: vec![0, 0, 0, stride - 1, 0, stride - 1] }, &[apart])?;
+    let spread = g.reshape(apart, &[batch, out, height * stride, width * stride])?;
+    let size = input_size.map(|side| side + 2 * padding + 1 - kernel);
+    let after: Vec<usize> = size.iter().zip([height, width]).map(|(&side, spread)| side.saturating_sub(spread * stride)).collect();
+    let spread = g.apply(Pad { before: vec![0; 4], after: [vec![0, 0], after].concat() }, &[spread])?;
+    g.apply(Slice { axes: vec![2, 3], starts: vec![0, 0], ends: size.to_vec(), steps: vec![1, 1] }, &[spread])
 }
 
 /// [O,C,k,k] → [C,O,k,k] with both kernel axes reversed: the weight of the transposed convolution of stride 1.

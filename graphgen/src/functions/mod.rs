@@ -6,11 +6,13 @@
 
 pub mod batch_norm;
 pub mod conv_grad;
+pub mod convolution;
 pub mod l2_normalize;
 pub mod max_pool_grad;
 pub mod optimizer;
 pub mod relu_grad;
 pub mod sinkhorn;
+mod taps;
 mod weight_gradient;
 
 use crate::ir::{Graph, TensorType, ValueId};

@@ -3,9 +3,10 @@
 //! All of them gather, for each of the k·k taps, the inputs that met that tap of the kernel, and multiply them with dy.
 //! They differ in the order of the axes and so in the shape of the matrix product.
 
+use super::taps::{columns, taps};
 use crate::ir::{Graph, GraphError, ValueId};
 use crate::ops::conv::Window;
-use crate::ops::{FusedMatMul, Gemm, Pad, Slice};
+use crate::ops::{FusedMatMul, Gemm};
 use crate::preset::Target;
 
 /// How the products are summed.
@@ -41,33 +42,10 @@ pub(super) fn build(g: &mut Graph, window: Window, target: Target, dy: ValueId, 
     }
 }
 
-/// For every tap the inputs that met it, cut out of the padded input along two adjacent spatial axes.
-fn taps(g: &mut Graph, window: Window, x: ValueId, output: [usize; 2], spatial: usize) -> Result<Vec<ValueId>, GraphError> {
-    let Window { kernel, stride, padding } = window;
-    let shape = g.shape(x).to_vec();
-    let (mut before, mut after) = (vec![0; 4], vec![0; 4]);
-    for (axis, out) in output.into_iter().enumerate() {
-        before[spatial + axis] = padding;
-        after[spatial + axis] = ((out - 1) * stride + kernel).saturating_sub(shape[spatial + axis] + padding);
-    }
-    let padded = if padding > 0 { g.apply(Pad { before, after }, &[x])? } else { x };
-    let mut taps = Vec::with_capacity(kernel * kernel);
-    for (a, b) in (0..kernel).flat_map(|a| (0..kernel).map(move |b| (a, b))) {
-        let ends = [a + (output[0] - 1) * stride + 1, b + (output[1] - 1) * stride + 1];
-        let whole = g.shape(padded)[spatial..spatial + 2] == ends && stride == 1 && (a, b) == (0, 0);
-        let slice = Slice { axes: vec![spatial, spatial + 1], starts: vec![a, b], ends: ends.to_vec(), steps: vec![stride; 2] };
-        taps.push(if whole { padded } else { g.apply(slice, &[padded])? });
-    }
-    Ok(taps)
-}
-
 fn one_gemm(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
     let [batch, out, out_h, out_w] = *g.shape(dy) else { unreachable!("shapes were inferred") };
     let (channels, kernel, rows) = (g.shape(x)[1], window.kernel, batch * out_h * out_w);
-    let x = g.transpose(x, &[0, 2, 3, 1])?;
-    let taps = taps(g, window, x, [out_h, out_w], 1)?;
-    let columns = g.concat(&taps, 3)?;
-    let columns = g.reshape(columns, &[rows, kernel * kernel * channels])?;
+    let columns = columns(g, window, x, [out_h, out_w])?;
     let dy = g.transpose(dy, &[0, 2, 3, 1])?;
     let dy = g.reshape(dy, &[rows, out])?;
     let dw = g.apply(Gemm { trans_a: true, trans_b: false }, &[dy, columns])?;

@@ -3,7 +3,7 @@
 use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON};
 use crate::functions::batch_norm::elements_per_channel;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
-use crate::ops::{BatchNormTrain, Conv, Gemm, L2Normalize};
+use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize};
 
 /// A trainable parameter.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl Layers for TrainLayers {
         let shape = [spec.out, spec.channels, spec.window.kernel, spec.window.kernel];
         let name = path(g, conv);
         let w = self.parameter(g, &format!("{name}.weight"), &shape, Init::KaimingNormalFanOut);
-        let y = g.scoped(conv, |g| g.apply(Conv { window: spec.window }, &[x, w]))?;
+        let y = g.scoped(conv, |g| g.apply(Convolution { window: spec.window }, &[x, w]))?;
         self.batch_norm(g, norm, y)
     }
 

@@ -4,6 +4,8 @@ mod cost;
 mod file;
 mod functions;
 mod inspection;
+#[cfg(test)]
+mod inspection_tests;
 mod lower;
 #[rustfmt::skip]
 pub mod proto;

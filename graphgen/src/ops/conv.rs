@@ -3,7 +3,6 @@
 use ndarray::{Array4, ArrayD, Ix4};
 
 use super::{Attribute, Operator, Vjp};
-use crate::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
 use crate::ir::{GraphError, TensorType, ValueId};
 
 /// Square window, stride and padding of a convolution or pooling.
@@ -65,20 +64,7 @@ impl Operator for Conv {
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
-        let (dy, x, w) = (cx.gradient()?, cx.input(0), cx.input(1));
-        // The weight's gradient comes first: it is the last reader of x.
-        let dw = if cx.needs(1) { Some(cx.graph.apply(ConvWeightGrad { window: self.window }, &[dy, x])?) } else { None };
-        let dx = if cx.needs(0) {
-            let [_, _, height, width] = *cx.graph.shape(x) else { unreachable!("shapes were inferred") };
-            Some(cx.graph.apply(ConvInputGrad { window: self.window, input_size: [height, width] }, &[dy, w])?)
-        } else {
-            None
-        };
-        let mut gradients = vec![dx, dw];
-        if cx.inputs.len() == 3 {
-            gradients.push(if cx.needs(2) { Some(cx.graph.reduce_sum(dy, &[0, 2, 3], false)?) } else { None });
-        }
-        Ok(gradients)
+        Err(cx.unknown(" (training graphs use Convolution)"))
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {

@@ -212,6 +212,7 @@ operators! {
     shape => Concat, Flatten, Gather, Identity, Pad, Reshape, Slice, Transpose;
     softmax => LogSoftmax, Softmax;
     functions::batch_norm => BatchNormTrain, BatchNormTrainGrad;
+    functions::convolution => Convolution;
     functions::conv_grad => ConvInputGrad, ConvWeightGrad;
     functions::l2_normalize => L2Normalize;
     functions::max_pool_grad => MaxPoolGrad;

@@ -1,0 +1,80 @@
+//! The convolution of a training graph.
+
+use ndarray::ArrayD;
+
+use super::body_inputs;
+use super::taps::{columns, input_size_of};
+use crate::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
+use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ops::conv::Window;
+use crate::ops::{Attribute, Conv, Domain, Gemm, Operator, Vjp};
+use crate::preset::Target;
+
+/// `y[n,o,i,j] = Σ x[n,c,s·i+a−p,s·j+b−p] · w[o,c,a,b]`; inputs x [N,C,H,W], w [O,C,k,k]; output y [N,O,H',W'].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Convolution {
+    /// Kernel, stride and padding.
+    pub window: Window,
+}
+
+/// Largest output map, in pixels, for which one product over the whole batch beats a convolution on the CPU provider:
+/// it multiplies image by image, and a product with a handful of columns leaves most of the processor idle.
+const GEMM_PIXELS: usize = 4;
+
+/// Whether a convolution with this output is written as a matrix product.
+pub(super) fn prefers_gemm(target: Target, window: Window, [height, width]: [usize; 2]) -> bool {
+    target == Target::Cpu && window.kernel > 1 && height * width <= GEMM_PIXELS
+}
+
+/// A convolution as one matrix product: taps [N·P, k·k·C] · weights [k·k·C, O].
+pub(super) fn as_gemm(g: &mut Graph, window: Window, x: ValueId, w: ValueId) -> Result<ValueId, GraphError> {
+    let [out, channels, kernel, _] = *g.shape(w) else { unreachable!("shapes were inferred") };
+    let [batch, _, height, width] = *g.shape(x) else { unreachable!("shapes were inferred") };
+    let output = [height, width].map(|side| window.output(side).expect("shapes were inferred"));
+    let columns = columns(g, window, x, output)?;
+    let w = g.reshape(w, &[out, channels, kernel * kernel])?;
+    let w = g.transpose(w, &[0, 2, 1])?;
+    let w = g.reshape(w, &[out, kernel * kernel * channels])?;
+    let y = g.apply(Gemm { trans_a: false, trans_b: true }, &[columns, w])?;
+    let y = g.reshape(y, &[batch, output[0], output[1], out])?;
+    g.transpose(y, &[0, 3, 1, 2])
+}
+
+impl Operator for Convolution {
+    const NAME: &'static str = "Convolution";
+    const DOMAIN: Domain = Domain::Swav;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, w] = crate::ops::arity(inputs)?;
+        Conv { window: self.window }.infer(&[x, w])
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        self.window.attributes()
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        let (dy, x, w) = (cx.gradient()?, cx.input(0), cx.input(1));
+        // The weight's gradient comes first: it is the last reader of x.
+        let dw = if cx.needs(1) { Some(cx.graph.apply(ConvWeightGrad { window: self.window }, &[dy, x])?) } else { None };
+        let dx = if cx.needs(0) {
+            let input_size = input_size_of(cx.graph.shape(x));
+            Some(cx.graph.apply(ConvInputGrad { window: self.window, input_size }, &[dy, w])?)
+        } else {
+            None
+        };
+        Ok(vec![dx, dw])
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        Conv { window: self.window }.eval(inputs)
+    }
+
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        let (mut g, [x, w]) = body_inputs(["x", "w"], inputs);
+        let output = input_size_of(&inputs[0].shape).map(|side| self.window.output(side).expect("shapes were inferred"));
+        let y = if prefers_gemm(target, self.window, output) { as_gemm(&mut g, self.window, x, w)? } else { g.apply(Conv { window: self.window }, &[x, w])? };
+        g.output("y", y);
+        Ok(Some(g))
+    }
+}

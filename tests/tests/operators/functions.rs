@@ -1,0 +1,206 @@
+//! Functions of the domain `swav`: their bodies on ONNX Runtime, and the bodies against the functions' own evaluation.
+
+use graphgen::functions::batch_norm::{BatchNormTrain, BatchNormTrainGrad};
+use graphgen::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
+use graphgen::functions::l2_normalize::L2Normalize;
+use graphgen::functions::max_pool_grad::MaxPoolGrad;
+use graphgen::functions::optimizer::{AdamStep, LarsStep, SgdStep};
+use graphgen::functions::relu_grad::ReluGrad;
+use graphgen::functions::sinkhorn::SinkhornKnopp;
+use graphgen::ir::DType;
+use graphgen::ops::conv::Window;
+use graphgen::ops::{MaxPool, Op};
+use graphgen::preset::Target;
+
+use ndarray::Axis;
+
+use super::harness::{Case, EPS, FEW_ROUNDINGS, Input, Random, case, check_bodies, check_on_onnx_runtime, sum_of};
+
+const TARGETS: [Target; 2] = [Target::Portable, Target::Cpu];
+
+/// Bodies hold their constants in f32, so they equal the evaluation as closely as f32 holds the constants.
+const EXACT_CONSTANTS: f64 = 1e-9;
+const ROUNDED_CONSTANTS: f64 = EPS;
+
+fn eval(op: impl Into<Op>, inputs: &[&Input]) -> Vec<Input> {
+    let values: Vec<_> = inputs.iter().map(|input| &input.values).collect();
+    op.into().eval(&values).into_iter().map(|values| Input::from_array(DType::F32, values)).collect()
+}
+
+fn convolution_gradients() -> Vec<Case> {
+    let r = &mut Random::new(10);
+    let mut cases = Vec::new();
+    let sizes = [[4, 4], [9, 7], [17, 18]];
+    for (kernel, padding) in [(1, 0), (3, 1), (3, 0), (7, 3)] {
+        for (stride, [height, width]) in [1, 2].into_iter().flat_map(|stride| sizes.map(|size| (stride, size))) {
+            let window = Window { kernel, stride, padding };
+            let (Some(out_h), Some(out_w)) = (window.output(height), window.output(width)) else { continue };
+            // Fewer than 8 input channels and more: the weight gradient has a form for each.
+            for channels in [3, 9] {
+                let (x, w) = (r.normal(&[2, channels, height, width]), r.normal(&[5, channels, kernel, kernel]));
+                let dy = r.normal(&[2, 5, out_h, out_w]);
+                cases.push(case(ConvInputGrad { window, input_size: [height, width] }, [dy.clone(), w], sum_of(5 * kernel * kernel)));
+                cases.push(case(ConvWeightGrad { window }, [dy, x], sum_of(2 * out_h * out_w)));
+            }
+        }
+    }
+    cases
+}
+
+/// `epsilon` as given, and activations around `mean`.
+fn batch_norms(epsilon: f32, mean: f64) -> Vec<Case> {
+    let r = &mut Random::new(11);
+    let mut cases = Vec::new();
+    // Rows, small maps, and maps of at least 100 pixels, for which the CPU's gradient has a form of its own. Values per
+    // channel are powers of two, so that their reciprocals are exact.
+    for shape in [&[16, 3][..], &[2, 3, 4, 4], &[8, 3, 1, 1], &[2, 3, 8, 16]] {
+        let values = shape.iter().product::<usize>() / 3;
+        // Statistics of values far from zero cancel; so does Σ dy·x − mean·Σ dy in the CPU's gradient.
+        let tolerance = sum_of(values) * 2.0 * (1.0 + mean);
+        let (x, scale, bias) = (r.normal(shape).map(|x| x + mean), r.normal(&[3]), r.normal(&[3]));
+        let statistics = eval(BatchNormTrain { epsilon }, &[&x, &scale, &bias]);
+        let [_, mean, variance] = &statistics[..] else { panic!("three outputs") };
+        cases.push(case(BatchNormTrainGrad { epsilon }, [r.normal(shape), x.clone(), scale.clone(), mean.clone(), variance.clone()], tolerance));
+        cases.push(case(BatchNormTrain { epsilon }, [x, scale, bias], tolerance));
+    }
+    cases
+}
+
+/// Cosine scores: without a queue, with an empty, a nearly full and a full one.
+fn sinkhorns(epsilon: f32) -> Vec<Case> {
+    let r = &mut Random::new(12);
+    let mut cases = Vec::new();
+    let (batch, prototypes, length) = (12, 10, 24);
+    for iterations in 1..=3 {
+        let op = SinkhornKnopp { epsilon, iterations };
+        // The logarithms are as large as 2/ε, and their rounding error is the relative error of the codes.
+        let tolerance = 2.0 / f64::from(epsilon) * FEW_ROUNDINGS;
+        let scores = r.uniform(DType::F32, &[batch, prototypes], -1.0, 1.0);
+        cases.push(case(op.clone(), [scores.clone()], tolerance));
+        for filled in [0, length - 1, length] {
+            let queue = r.uniform(DType::F32, &[length, prototypes], -1.0, 1.0);
+            let queue = if filled == 0 { queue.map(|_| 0.0) } else { queue };
+            cases.push(case(op.clone(), [scores.clone(), queue, Input::new(DType::I64, &[1], vec![filled as f64])], tolerance));
+        }
+    }
+    cases
+}
+
+fn max_pool_gradients() -> Vec<Case> {
+    let r = &mut Random::new(13);
+    let mut cases = Vec::new();
+    for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1)] {
+        for [height, width] in [[8, 8], [9, 7]] {
+            let x = r.normal(&[2, 3, height, width]);
+            let pooled = MaxPool { window: Window { kernel, stride, padding } };
+            let indices = Op::from(pooled).eval(&[&x.values]).remove(1);
+            let dy = r.normal(indices.shape());
+            cases.push(case(MaxPoolGrad { input_size: [height, width] }, [dy, Input::from_array(DType::I64, indices)], FEW_ROUNDINGS));
+        }
+    }
+    cases
+}
+
+fn row_and_activation_functions(epsilon: f32) -> Vec<Case> {
+    let r = &mut Random::new(14);
+    let mut rows = r.normal(&[6, 16]);
+    // A row of zeros stays one.
+    rows.values.index_axis_mut(Axis(0), 2).fill(0.0);
+    vec![
+        case(ReluGrad, [r.normal(&[4, 5]), r.normal(&[4, 5]).map(|y| y.max(0.0))], 0.0),
+        case(ReluGrad, [r.normal(&[2, 3, 4, 4]), r.normal(&[2, 3, 4, 4]).map(|y| y.max(0.0))], 0.0),
+        case(L2Normalize { epsilon }, [rows], FEW_ROUNDINGS),
+    ]
+}
+
+/// The first parameter's shape is a convolution's, the second's a bias's; then a zero parameter and a zero gradient.
+fn optimizer_steps(coefficients: impl Fn(f32) -> f32) -> Vec<Case> {
+    let r = &mut Random::new(15);
+    let c = coefficients;
+    let scalar = |value: f32| Input::new(DType::F32, &[1], vec![value.into()]);
+    let mut cases = Vec::new();
+    for (shape, parameter, gradient) in [(&[5, 3, 3, 3][..], 1.0, 1.0), (&[7], 1.0, 1.0), (&[4, 6], 0.0, 1.0), (&[4, 6], 1.0, 0.0), (&[4, 6], 0.0, 0.0)] {
+        let (p, g) = (r.normal(shape).map(|x| parameter * x), r.normal(shape).map(|x| gradient * x));
+        let (m, v) = (r.normal(shape), r.positive(shape));
+        let momentum = [p.clone(), g.clone(), m.clone(), scalar(c(0.3))];
+        cases.push(case(SgdStep { momentum: c(0.9), weight_decay: c(1e-4) }, momentum.clone(), FEW_ROUNDINGS));
+        // The norms sum up to 135 squares.
+        let lars = LarsStep { momentum: c(0.9), weight_decay: c(1e-6), trust_coefficient: c(0.001), epsilon: c(1e-8) };
+        cases.push(case(lars, momentum, sum_of(135)));
+        for decoupled in [false, true] {
+            let adam = AdamStep { beta1: c(0.9), beta2: c(0.999), epsilon: c(1e-8), weight_decay: c(0.01), decoupled };
+            let inputs = [p.clone(), g.clone(), m.clone(), v.clone(), scalar(c(1e-3)), scalar(c(0.1)), scalar(c(0.002))];
+            // Momentum over root variance may be larger than the parameter, by 1/c₁.
+            cases.push(case(adam, inputs, 4.0 * FEW_ROUNDINGS));
+        }
+    }
+    cases
+}
+
+/// The nearest power of two: exact in f32, and so is its reciprocal.
+fn dyadic(value: f32) -> f32 {
+    value.log2().round().exp2()
+}
+
+#[test]
+fn convolution_gradients_agree() {
+    check_on_onnx_runtime(&convolution_gradients(), &TARGETS);
+}
+
+#[test]
+fn batch_norms_agree() {
+    check_on_onnx_runtime(&batch_norms(1e-5, 0.0), &TARGETS);
+    check_on_onnx_runtime(&batch_norms(1e-5, 10.0), &TARGETS);
+}
+
+#[test]
+fn sinkhorn_agrees() {
+    check_on_onnx_runtime(&sinkhorns(0.05), &TARGETS);
+    check_on_onnx_runtime(&sinkhorns(0.005), &TARGETS);
+}
+
+#[test]
+fn max_pool_gradients_agree() {
+    check_on_onnx_runtime(&max_pool_gradients(), &TARGETS);
+}
+
+#[test]
+fn row_and_activation_functions_agree() {
+    check_on_onnx_runtime(&row_and_activation_functions(1e-12), &TARGETS);
+}
+
+#[test]
+fn optimizer_steps_agree() {
+    check_on_onnx_runtime(&optimizer_steps(|value| value), &TARGETS);
+}
+
+#[test]
+fn functions_run_when_only_their_first_output_is_used() {
+    let mut cases = batch_norms(1e-5, 0.0);
+    cases.extend(row_and_activation_functions(1e-12));
+    cases.extend(optimizer_steps(|value| value));
+    let cases: Vec<Case> = cases.into_iter().map(Case::first_output).collect();
+    check_on_onnx_runtime(&cases, &TARGETS);
+}
+
+#[test]
+fn bodies_equal_the_evaluation() {
+    check_bodies(&convolution_gradients(), &TARGETS, EXACT_CONSTANTS);
+    check_bodies(&batch_norms(dyadic(1e-5), 0.0), &TARGETS, EXACT_CONSTANTS);
+    check_bodies(&batch_norms(dyadic(1e-5), 10.0), &TARGETS, EXACT_CONSTANTS);
+    check_bodies(&sinkhorns(dyadic(0.05)), &TARGETS, EXACT_CONSTANTS);
+    check_bodies(&sinkhorns(dyadic(0.005)), &TARGETS, EXACT_CONSTANTS);
+    check_bodies(&max_pool_gradients(), &TARGETS, EXACT_CONSTANTS);
+    check_bodies(&row_and_activation_functions(dyadic(1e-12)), &TARGETS, EXACT_CONSTANTS);
+}
+
+#[test]
+fn bodies_with_rounded_constants_are_as_close_as_the_constants() {
+    check_bodies(&batch_norms(1e-5, 0.0), &TARGETS, ROUNDED_CONSTANTS);
+    // 1/ε is rounded and multiplies scores up to 1: an error of the logarithms of 2/ε roundings.
+    check_bodies(&sinkhorns(0.05), &TARGETS, 2.0 / 0.05 * EPS);
+    check_bodies(&sinkhorns(0.005), &TARGETS, 2.0 / 0.005 * EPS);
+    check_bodies(&optimizer_steps(|value| value), &TARGETS, 2.0 * ROUNDED_CONSTANTS);
+    // 1 − β is exact where β is near a power of two from below, and 1 − 2⁻¹ is.
+    check_bodies(&optimizer_steps(|value| dyadic(value).min(0.5)), &TARGETS, EXACT_CONSTANTS);
+}

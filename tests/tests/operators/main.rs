@@ -1,0 +1,32 @@
+//! Every operator and function against ONNX Runtime, with the f64 interpreter as the oracle.
+
+mod functions;
+mod harness;
+mod standard;
+
+use graphgen::ops::Op;
+
+/// Which test holds an operator's cases. A new operator does not compile until it stands here: give it a case there.
+#[allow(dead_code)]
+fn test_of(op: &Op) -> &'static str {
+    match op {
+        Op::Add(_) | Op::Div(_) | Op::Exp(_) | Op::Log(_) | Op::Max(_) | Op::Mul(_) | Op::Neg(_) | Op::Reciprocal(_) | Op::Sqrt(_) | Op::Sub(_) => {
+            "elementwise_operators_agree"
+        }
+        Op::Equal(_) | Op::Greater(_) | Op::HardSigmoid(_) | Op::Identity(_) | Op::Relu(_) | Op::Tanh(_) | Op::Where(_) => "elementwise_operators_agree",
+        Op::Cast(_) => "casts_agree",
+        Op::Conv(_) | Op::ConvTranspose(_) => "convolutions_agree",
+        Op::FusedMatMul(_) | Op::Gemm(_) | Op::MatMul(_) => "matrix_products_agree",
+        Op::BatchNormalization(_) | Op::BatchNormalizationTraining(_) => "normalizations_agree",
+        Op::GlobalAveragePool(_) | Op::MaxPool(_) | Op::ScatterElements(_) => "pooling_agrees",
+        Op::ReduceMax(_) | Op::ReduceMean(_) | Op::ReduceSum(_) => "reductions_agree",
+        Op::LogSoftmax(_) | Op::Softmax(_) => "softmaxes_agree",
+        Op::Concat(_) | Op::Flatten(_) | Op::Gather(_) | Op::Pad(_) | Op::Reshape(_) | Op::Slice(_) | Op::Transpose(_) => "operators_that_move_elements_agree",
+        Op::BatchNormTrain(_) | Op::BatchNormTrainGrad(_) => "batch_norms_agree",
+        Op::ConvInputGrad(_) | Op::ConvWeightGrad(_) => "convolution_gradients_agree",
+        Op::L2Normalize(_) | Op::ReluGrad(_) => "row_and_activation_functions_agree",
+        Op::MaxPoolGrad(_) => "max_pool_gradients_agree",
+        Op::AdamStep(_) | Op::LarsStep(_) | Op::SgdStep(_) => "optimizer_steps_agree",
+        Op::SinkhornKnopp(_) => "sinkhorn_agrees",
+    }
+}
