@@ -30,7 +30,7 @@ pub fn native_operators(threads: usize) -> ort::Result<OperatorDomain> {
 /// `swav::SinkhornKnopp`.
 ///
 /// - input `scores`: f32 [B, K]
-/// - optional inputs `queue_scores`: f32 [L, K] and `filled`: i64 [1]; the queue takes part when `filled` is L
+/// - optional inputs `queue_scores`: f32 [L, K] and `filled`: i64 \[1\]; the queue takes part when `filled` is L
 /// - output `codes`: f32 [B, K]
 /// - attributes `epsilon` (float) and `iterations` (int), written at every call site: a function's defaults do not
 ///   reach a kernel
