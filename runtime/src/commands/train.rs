@@ -76,7 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;
     match &summary.last {
         Some(last) => println!("step {} of {}: loss {:.4}, {:.3} of ln K", summary.steps, summary.total_steps, last.loss, last.loss_over_ln_k),
-        None => println!("step {} of {}: nothing left to do", summary.steps, summary.total_steps),
+        None => println!("step {} of {}: no step taken", summary.steps, summary.total_steps),
     }
     println!("{}", summary.encoder.display());
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::TensorElementType;
 
-use super::sinkhorn::{Sinkhorn, sinkhorn_knopp};
+use super::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
 
 /// Domain of graph functions that may have a native kernel.
 pub const DOMAIN: &str = "swav";
@@ -30,7 +30,7 @@ pub fn native_operators(threads: usize) -> ort::Result<OperatorDomain> {
 /// `swav::SinkhornKnopp`.
 ///
 /// - input `scores`: f32 [B, K]
-/// - optional inputs `queue_scores`: f32 [L, K] and `filled`: i64 [1]; the queue takes part when `filled` is L
+/// - optional inputs `queue_scores`: f32 [L, K] and `filled`: i64 \[1\]; the queue takes part when `filled` is L
 /// - output `codes`: f32 [B, K]
 /// - attributes `epsilon` (float) and `iterations` (int), written at every call site: a function's defaults do not
 ///   reach a kernel
@@ -69,15 +69,16 @@ impl Operator for SinkhornOperator {
         let iterations: i64 = kernel.get("iterations").ok_or_else(|| missing("iterations"))?;
         let iterations = usize::try_from(iterations).map_err(|_| ort::Error::new(format!("SinkhornKnopp {node}: iterations is {iterations}")))?;
         let settings = Sinkhorn { epsilon: f64::from(epsilon), iterations, threads: self.threads };
+        let mut scratch = Scratch::default();
         Ok(Box::new(move |context: &ComputeContext| {
             // A panic must not unwind into ONNX Runtime: it would abort the process without a message.
-            catch_unwind(AssertUnwindSafe(|| compute(settings, context)))
+            catch_unwind(AssertUnwindSafe(|| compute(settings, context, &mut scratch)))
                 .unwrap_or_else(|_| Err(ort::Error::new("SinkhornKnopp: the kernel panicked; the message is above")))
         }))
     }
 }
 
-fn compute(settings: Sinkhorn, context: &ComputeContext) -> ort::Result<()> {
+fn compute(settings: Sinkhorn, context: &ComputeContext, scratch: &mut Scratch) -> ort::Result<()> {
     let optional = |index| if index < context.num_inputs()? { context.input(index) } else { Ok(None) };
     let scores = context.input(0)?.ok_or_else(|| ort::Error::new("SinkhornKnopp: input scores is missing"))?;
     let (shape, scores) = scores.try_extract_tensor::<f32>()?;
@@ -100,7 +101,7 @@ fn compute(settings: Sinkhorn, context: &ComputeContext) -> ort::Result<()> {
     let mut codes = context.output(0, shape.to_vec())?.ok_or_else(|| ort::Error::new("SinkhornKnopp: output codes is missing"))?;
     let (_, codes) = codes.try_extract_tensor_mut::<f32>()?;
     SINKHORN_CALLS.fetch_add(1, Ordering::Relaxed);
-    sinkhorn_knopp(settings, prototypes, queue, scores, codes).map_err(|error| ort::Error::new(error.to_string()))
+    sinkhorn_knopp(settings, prototypes, queue, scores, codes, scratch).map_err(|error| ort::Error::new(error.to_string()))
 }
 
 #[cfg(test)]

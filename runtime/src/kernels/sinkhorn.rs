@@ -31,6 +31,15 @@ pub struct Sinkhorn {
     pub threads: usize,
 }
 
+/// Memory that [`sinkhorn_knopp`] uses again: asking the system for it anew takes longer than the arithmetic.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// `exp(scores/ε − maximum)`, f64 [L+B, K].
+    entries: Vec<f64>,
+    /// Sums of each block over its samples, f64 [blocks, K].
+    sums: Vec<f64>,
+}
+
 /// What [`sinkhorn_knopp`] cannot work with.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SinkhornError {
@@ -72,17 +81,24 @@ pub enum SinkhornError {
 /// and the step is refused there.
 ///
 /// ```
-/// use runtime::kernels::sinkhorn::{Sinkhorn, sinkhorn_knopp};
+/// use runtime::kernels::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
 /// let settings = Sinkhorn { epsilon: 0.05, iterations: 3, threads: 1 };
 /// let mut codes = [0.0; 4];
-/// sinkhorn_knopp(settings, 2, &[], &[0.9, -0.9, -0.9, 0.9], &mut codes)?;
+/// sinkhorn_knopp(settings, 2, &[], &[0.9, -0.9, -0.9, 0.9], &mut codes, &mut Scratch::default())?;
 /// assert!(codes[0] > 0.99 && codes[3] > 0.99 && (codes[0] + codes[1] - 1.0).abs() < 1e-6);
 /// # Ok::<(), runtime::kernels::sinkhorn::SinkhornError>(())
 /// ```
 ///
 /// # Errors
 /// Lengths that do not fit together and settings out of range.
-pub fn sinkhorn_knopp(settings: Sinkhorn, prototypes: usize, queue: &[f32], scores: &[f32], codes: &mut [f32]) -> Result<(), SinkhornError> {
+pub fn sinkhorn_knopp(
+    settings: Sinkhorn,
+    prototypes: usize,
+    queue: &[f32],
+    scores: &[f32],
+    codes: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<(), SinkhornError> {
     for (name, length) in [("queue", queue.len()), ("scores", scores.len())] {
         if prototypes == 0 || length % prototypes != 0 {
             return Err(SinkhornError::Length { name, length, prototypes });
@@ -105,7 +121,7 @@ pub fn sinkhorn_knopp(settings: Sinkhorn, prototypes: usize, queue: &[f32], scor
         return Ok(());
     };
     if range <= SCALING_RANGE {
-        scale(&samples, &maxima, settings.iterations, workers, codes);
+        scale(&samples, &maxima, settings.iterations, workers, codes, scratch);
     } else {
         scale_logarithms(&samples, settings.iterations, workers, codes);
     }
@@ -170,54 +186,55 @@ impl<'a> Samples<'a> {
 
 /// The iterations on `A = exp(scores/ε − maximum)`, with one factor a prototype; the factor of a sample is needed only
 /// while its row is visited. Each pass scales a block's samples and adds up the next prototype sums.
-fn scale(samples: &Samples, maxima: &[f64], iterations: usize, workers: usize, codes: &mut [f32]) {
+fn scale(samples: &Samples, maxima: &[f64], iterations: usize, workers: usize, codes: &mut [f32], scratch: &mut Scratch) {
     let prototypes = samples.prototypes;
-    // Blocks of A with their sums over the block's samples.
-    let mut blocks: Vec<(Vec<f64>, Vec<f64>)> = in_parallel(workers, samples.blocks(), |rows| {
-        let mut entries = Vec::with_capacity(rows.len() * prototypes);
-        let mut sums = vec![0.0; prototypes];
-        for row in rows {
-            for ((&score, maximum), sum) in samples.row(row).iter().zip(maxima).zip(&mut sums) {
-                let entry = (f64::from(score) / samples.epsilon - maximum).exp();
-                *sum += entry;
-                entries.push(entry);
+    let blocks = samples.blocks();
+    scratch.entries.resize(samples.rows() * prototypes, 0.0);
+    scratch.sums.resize(blocks.len() * prototypes, 0.0);
+    let Scratch { entries, sums } = scratch;
+
+    let work = blocks.into_iter().zip(entries.chunks_mut(BLOCK_ROWS * prototypes)).zip(sums.chunks_exact_mut(prototypes)).collect();
+    in_parallel(workers, work, |((rows, entries), sums): ((Range<usize>, &mut [f64]), &mut [f64])| {
+        sums.fill(0.0);
+        for (row, entries) in rows.zip(entries.chunks_exact_mut(prototypes)) {
+            for (((&score, maximum), entry), sum) in samples.row(row).iter().zip(maxima).zip(entries).zip(&mut *sums) {
+                *entry = (f64::from(score) / samples.epsilon - maximum).exp();
+                *sum += *entry;
             }
         }
-        (entries, sums)
     });
-    let factors_of = |blocks: &[(Vec<f64>, Vec<f64>)]| {
-        let mut sums = vec![0.0; prototypes];
-        for (_, partial) in blocks {
-            sums.iter_mut().zip(partial).for_each(|(sum, part)| *sum += part);
-        }
-        sums.iter().map(|sum| 1.0 / (prototypes as f64 * sum)).collect::<Vec<f64>>()
-    };
-
-    let mut factors = factors_of(&blocks);
+    let mut factors = prototype_factors(sums, prototypes);
     for _ in 1..iterations {
-        blocks = in_parallel(workers, blocks, |(entries, mut sums)| {
+        let work = entries.chunks(BLOCK_ROWS * prototypes).zip(sums.chunks_exact_mut(prototypes)).collect();
+        in_parallel(workers, work, |(entries, sums): (&[f64], &mut [f64])| {
             sums.fill(0.0);
             for row in entries.chunks_exact(prototypes) {
                 let factor = 1.0 / (samples.rows() as f64 * dot(row, &factors));
-                row.iter().zip(&mut sums).for_each(|(entry, sum)| *sum += entry * factor);
+                row.iter().zip(&mut *sums).for_each(|(entry, sum)| *sum += entry * factor);
             }
-            (entries, sums)
         });
-        factors = factors_of(&blocks);
+        factors = prototype_factors(sums, prototypes);
     }
 
-    let first = samples.queued();
-    let mut rows = blocks.iter().flat_map(|(entries, _)| entries.chunks_exact(prototypes)).skip(first);
-    let work = codes.chunks_mut(BLOCK_ROWS * prototypes).map(|codes| (codes.len() / prototypes, codes));
-    let work: Vec<(Vec<&[f64]>, &mut [f32])> = work.map(|(count, codes)| (rows.by_ref().take(count).collect(), codes)).collect();
-    in_parallel(workers, work, |(rows, codes)| {
-        for (row, codes) in rows.into_iter().zip(codes.chunks_exact_mut(prototypes)) {
+    let batch = &entries[samples.queue.len()..];
+    let work = batch.chunks(BLOCK_ROWS * prototypes).zip(codes.chunks_mut(BLOCK_ROWS * prototypes)).collect();
+    in_parallel(workers, work, |(entries, codes): (&[f64], &mut [f32])| {
+        for (row, codes) in entries.chunks_exact(prototypes).zip(codes.chunks_exact_mut(prototypes)) {
             let factor = 1.0 / dot(row, &factors);
             for ((entry, prototype), code) in row.iter().zip(&factors).zip(codes) {
                 *code = (entry * prototype * factor) as f32;
             }
         }
     });
+}
+
+/// The factors that scale every prototype's sum to 1/K, from the sums of the blocks.
+fn prototype_factors(sums: &[f64], prototypes: usize) -> Vec<f64> {
+    let mut total = vec![0.0; prototypes];
+    for block in sums.chunks_exact(prototypes) {
+        total.iter_mut().zip(block).for_each(|(total, part)| *total += part);
+    }
+    total.iter().map(|sum| 1.0 / (prototypes as f64 * sum)).collect()
 }
 
 /// The same iterations on `scores/ε + f` with one logarithmic factor a prototype: slower, and safe for any finite scores.

@@ -30,7 +30,7 @@ fn cosines(samples: usize, prototypes: usize, seed: u64) -> Vec<f32> {
 
 fn codes(settings: Sinkhorn, prototypes: usize, queue: &[f32], scores: &[f32]) -> Vec<f32> {
     let mut codes = vec![-1.0; scores.len()];
-    sinkhorn_knopp(settings, prototypes, queue, scores, &mut codes).expect("valid arguments");
+    sinkhorn_knopp(settings, prototypes, queue, scores, &mut codes, &mut Scratch::default()).expect("valid arguments");
     codes
 }
 
@@ -68,7 +68,7 @@ fn logarithms_and_scaling_agree() {
         let view = Samples { queue: &[], scores: &scores, prototypes, epsilon: 0.05 };
         let (maxima, _) = view.maxima(1).expect("finite");
         let (mut a, mut b) = (vec![0.0; scores.len()], vec![0.0; scores.len()]);
-        scale(&view, &maxima, iterations, 1, &mut a);
+        scale(&view, &maxima, iterations, 1, &mut a, &mut Scratch::default());
         scale_logarithms(&view, iterations, 1, &mut b);
         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 2e-7 * a.max(*b)), "after {iterations} iterations");
     }
@@ -121,11 +121,23 @@ fn codes_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn scratch_memory_of_another_size_does_no_harm() {
+    let settings = Sinkhorn { epsilon: 0.05, iterations: 3, threads: 1 };
+    let mut scratch = Scratch::default();
+    for (samples, prototypes) in [(90, 7), (3, 11), (130, 5)] {
+        let scores = cosines(samples, prototypes, 9);
+        let mut again = vec![0.0; scores.len()];
+        sinkhorn_knopp(settings, prototypes, &[], &scores, &mut again, &mut scratch).expect("valid arguments");
+        assert_eq!(again, codes(settings, prototypes, &[], &scores));
+    }
+}
+
+#[test]
 fn wrong_lengths_and_settings_are_named() {
     let settings = Sinkhorn { epsilon: 0.05, iterations: 3, threads: 1 };
     let mut codes = [0.0; 3];
-    assert!(matches!(sinkhorn_knopp(settings, 2, &[], &[0.0; 3], &mut codes), Err(SinkhornError::Length { name: "scores", .. })));
-    assert!(matches!(sinkhorn_knopp(settings, 3, &[], &[0.0; 6], &mut codes), Err(SinkhornError::Codes { .. })));
+    assert!(matches!(sinkhorn_knopp(settings, 2, &[], &[0.0; 3], &mut codes, &mut Scratch::default()), Err(SinkhornError::Length { name: "scores", .. })));
+    assert!(matches!(sinkhorn_knopp(settings, 3, &[], &[0.0; 6], &mut codes, &mut Scratch::default()), Err(SinkhornError::Codes { .. })));
     let zero = Sinkhorn { iterations: 0, ..settings };
-    assert!(matches!(sinkhorn_knopp(zero, 3, &[], &[0.0; 3], &mut codes), Err(SinkhornError::Setting { .. })));
+    assert!(matches!(sinkhorn_knopp(zero, 3, &[], &[0.0; 3], &mut codes, &mut Scratch::default()), Err(SinkhornError::Setting { .. })));
 }
