@@ -1,7 +1,7 @@
 //! The training step in ONNX Runtime: with native kernels and without them, in every target, it is the same step.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use graphgen::artifacts::{export, initial_weights};
 use graphgen::preset::{Preset, SinkhornKernel, Target};
@@ -56,8 +56,13 @@ struct Outcome {
     native_calls: u64,
 }
 
+/// Held while steps run, for the count.
+fn counting() -> MutexGuard<'static, ()> {
+    COUNTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn run(preset: &Preset, target: Target, sinkhorn: SinkhornKernel, directory: &Path) -> Outcome {
-    let _counting = COUNTING.lock().unwrap_or_else(|error| error.into_inner());
+    let _counting = counting();
     let mut preset = preset.clone();
     (preset.train.target, preset.train.sinkhorn) = (Some(target), sinkhorn);
     let manifest = export(&preset, directory).expect("exported");
@@ -143,6 +148,7 @@ fn native_kernels_and_function_bodies_take_the_same_step_in_every_target() {
 
 #[test]
 fn training_on_one_batch_lowers_the_loss_with_every_optimizer() {
+    let _counting = counting();
     for (optimizer, learning_rate) in [("lars", 1.0), ("sgd", 0.05), ("adam", 2e-3), ("adamw", 2e-3)] {
         let preset = preset(&["model.stem=small", "crops.size_crops=[32, 16]", &format!("optim.name={optimizer}")]);
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -163,6 +169,7 @@ fn training_on_one_batch_lowers_the_loss_with_every_optimizer() {
 
 #[test]
 fn frozen_prototypes_stay_with_their_momentum() {
+    let _counting = counting();
     let preset = preset(&["model.stem=small", "crops.size_crops=[32, 16]"]);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let graphs = directory.path().join("graphs");

@@ -5,7 +5,7 @@ use ndarray::{ArrayD, Axis};
 use super::body_inputs;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::normalization::{BatchNormalization, BatchNormalizationTraining, batch_statistics, normalize, over_channels};
-use crate::ops::{Attribute, Domain, FusedMatMul, Operator, Vjp};
+use crate::ops::{Attribute, Domain, FusedMatMul, Operator, Slice, Vjp};
 use crate::preset::Target;
 
 /// `y = scale · (x − mean) / √(var + epsilon) + bias`; inputs x [N,C] or [N,C,H,W], scale [C], bias [C]; outputs y and
@@ -88,8 +88,7 @@ impl Operator for BatchNormTrain {
                 (y, g.reshape(mean, &channels)?, g.reshape(variance, &channels)?)
             }
             Target::Cpu => {
-                // Two products of different inputs: equal ones would be merged into one scratch value.
-                let (scratch_mean, scratch_variance) = (g.scale(scale, 0.0)?, g.scale(bias, 0.0)?);
+                let (scratch_mean, scratch_variance) = scratch(&mut g, x)?;
                 let outputs = g.apply_all(BatchNormalizationTraining { epsilon: self.epsilon }, &[x, scale, bias, scratch_mean, scratch_variance])?;
                 (outputs[0], outputs[1], outputs[2])
             }
@@ -99,6 +98,20 @@ impl Operator for BatchNormTrain {
         }
         Ok(Some(g))
     }
+}
+
+/// Two vectors of zeros [C] that ONNX Runtime's kernel may overwrite with the statistics.
+///
+/// They are computed from x, in two ways, since equal computations are merged into one value: a BatchNorm that is applied
+/// to several groups of crops would find the statistics of its other group in its own.
+fn scratch(g: &mut Graph, x: ValueId) -> Result<(ValueId, ValueId), GraphError> {
+    let ty = g.ty(x).clone();
+    let axes = batch_axes(&ty);
+    let (starts, ends) = (vec![0; axes.len()], vec![1; axes.len()]);
+    let steps = ends.clone();
+    let first = g.apply(Slice { axes, starts, ends, steps }, &[x])?;
+    let first = g.reshape(first, &[ty.shape[1]])?;
+    Ok((g.scale(first, 0.0)?, g.sub(first, first)?))
 }
 
 /// `1 / √(variance + epsilon)`
