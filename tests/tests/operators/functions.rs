@@ -8,14 +8,14 @@ use graphgen::functions::max_pool_grad::MaxPoolGrad;
 use graphgen::functions::optimizer::{AdamStep, LarsStep, SgdStep};
 use graphgen::functions::relu_grad::ReluGrad;
 use graphgen::functions::sinkhorn::SinkhornKnopp;
-use graphgen::ir::DType;
+use graphgen::ir::{DType, Graph};
 use graphgen::ops::conv::Window;
 use graphgen::ops::{MaxPool, Op};
 use graphgen::preset::Target;
 
 use ndarray::Axis;
 
-use super::harness::{Case, EPS, FEW_ROUNDINGS, Input, Random, case, check_bodies, check_on_onnx_runtime, sum_of};
+use super::harness::{Case, EPS, FEW_ROUNDINGS, Input, Random, case, check_bodies, check_graph, check_on_onnx_runtime, sum_of};
 
 const TARGETS: [Target; 2] = [Target::Portable, Target::Cpu];
 
@@ -155,6 +155,29 @@ fn convolutions_and_gradients_agree() {
 fn batch_norms_agree() {
     check_on_onnx_runtime(&batch_norms(1e-5, 0.0), &TARGETS);
     check_on_onnx_runtime(&batch_norms(1e-5, 10.0), &TARGETS);
+}
+
+/// ONNX Runtime's kernel may write statistics over memory that optimisations let two calls share.
+#[test]
+fn batch_norms_that_share_their_parameters_keep_their_own_statistics() {
+    let r = &mut Random::new(16);
+    let epsilon = 1e-5;
+    for shape in [&[16, 3][..], &[4, 3, 4, 4]] {
+        let inputs = [r.normal(shape), r.normal(shape).map(|x| 2.0 * x), r.normal(&[3]), r.normal(&[3])];
+        let mut g = Graph::new();
+        let ids: Vec<_> = inputs.iter().enumerate().map(|(index, input)| g.input(&format!("x{index}"), input.ty.clone())).collect();
+        let [a, b, scale, bias] = ids[..] else { unreachable!("four inputs") };
+        let mut forward = |x| g.apply_all(BatchNormTrain { epsilon }, &[x, scale, bias]).expect("shapes fit");
+        let (from_a, from_b) = (forward(a), forward(b));
+        // Each gradient needs the other's output: both run after both forward passes.
+        for (dy, x, own) in [(from_b[0], a, &from_a), (from_a[0], b, &from_b)] {
+            for gradient in g.apply_all(BatchNormTrainGrad { epsilon }, &[dy, x, scale, own[1], own[2]]).expect("shapes fit") {
+                g.output(&format!("y{}", g.outputs().len()), gradient);
+            }
+        }
+        // dscale of independent values nearly cancels: a tenth of its terms' root sum of squares.
+        check_graph(&g, &inputs, &TARGETS, 10.0 * sum_of(64));
+    }
 }
 
 #[test]

@@ -123,23 +123,8 @@ impl Case {
         graph
     }
 
-    /// Largest relative difference between ONNX Runtime and the interpreter.
     fn against_onnx_runtime(&self, target: Target, level: GraphOptimizationLevel) -> Result<f64, String> {
-        let graph = self.graph();
-        let inputs: HashMap<String, ArrayD<f64>> = self.inputs.iter().enumerate().map(|(index, input)| (format!("x{index}"), input.values.clone())).collect();
-        let expected = evaluate(&graph, &inputs);
-        let model = write_model(&graph, "operator", &ModelOptions::new(target)).map_err(|error| error.to_string())?;
-        let bytes = encode(&model).map_err(|error| error.to_string())?;
-        let actual = run(&bytes, &self.inputs, graph.outputs().len(), level).map_err(|error| error.to_string())?;
-        let mut worst: f64 = 0.0;
-        for ((name, id), actual) in graph.outputs().iter().zip(actual) {
-            let (ty, expected) = (graph.ty(*id), expected.get(*id));
-            if actual.ty != *ty {
-                return Err(format!("{name} is {}, inferred was {ty}", actual.ty));
-            }
-            worst = worst.max(difference(&actual.values, expected));
-        }
-        Ok(worst)
+        against_onnx_runtime(&self.graph(), &self.inputs, target, level)
     }
 
     /// Largest relative difference between a function's body and its own evaluation, both in double precision.
@@ -157,6 +142,25 @@ impl Case {
     }
 }
 
+/// Largest relative difference between ONNX Runtime and the interpreter, for a graph whose inputs are named `x0`, `x1`,
+/// … and whose outputs `y0`, `y1`, ….
+fn against_onnx_runtime(graph: &Graph, inputs: &[Input], target: Target, level: GraphOptimizationLevel) -> Result<f64, String> {
+    let values: HashMap<String, ArrayD<f64>> = inputs.iter().enumerate().map(|(index, input)| (format!("x{index}"), input.values.clone())).collect();
+    let expected = evaluate(graph, &values);
+    let model = write_model(graph, "operator", &ModelOptions::new(target)).map_err(|error| error.to_string())?;
+    let bytes = encode(&model).map_err(|error| error.to_string())?;
+    let actual = run(&bytes, inputs, graph.outputs().len(), level).map_err(|error| error.to_string())?;
+    let mut worst: f64 = 0.0;
+    for ((name, id), actual) in graph.outputs().iter().zip(actual) {
+        let (ty, expected) = (graph.ty(*id), expected.get(*id));
+        if actual.ty != *ty {
+            return Err(format!("{name} is {}, inferred was {ty}", actual.ty));
+        }
+        worst = worst.max(difference(&actual.values, expected));
+    }
+    Ok(worst)
+}
+
 /// Relative to the largest element; infinite where one is not a number.
 fn difference(actual: &ArrayD<f64>, expected: &ArrayD<f64>) -> f64 {
     assert_eq!(actual.shape(), expected.shape());
@@ -171,6 +175,15 @@ pub fn check_on_onnx_runtime(cases: &[Case], targets: &[Target]) {
     let runs = cases.iter().flat_map(|case| targets.iter().flat_map(move |&target| levels.into_iter().map(move |level| (case, target, level))));
     report(runs.filter_map(|(case, target, level)| {
         failure(case.against_onnx_runtime(target, level), case.tolerance).map(|problem| format!("{} (level {level:?}): {problem}", case.describe(target)))
+    }));
+}
+
+/// Runs a graph as [`check_on_onnx_runtime`] runs cases.
+pub fn check_graph(graph: &Graph, inputs: &[Input], targets: &[Target], tolerance: f64) {
+    let levels = [GraphOptimizationLevel::Disable, GraphOptimizationLevel::All];
+    let runs = targets.iter().flat_map(|&target| levels.into_iter().map(move |level| (target, level)));
+    report(runs.filter_map(|(target, level)| {
+        failure(against_onnx_runtime(graph, inputs, target, level), tolerance).map(|problem| format!("{target:?} (level {level:?}): {problem}"))
     }));
 }
 
