@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::backbones::resnet::ResNet;
@@ -11,7 +10,7 @@ use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::manifest::{GraphSpec, MANIFEST_VERSION, Manifest, TensorSpec};
 use crate::methods::swav::{normalize_pixels, project, train_step};
 use crate::nn::{InferenceLayers, initialize};
-use crate::onnx::{Dim, ModelOptions, OPSET, write_model};
+use crate::onnx::{Dim, FileError, ModelOptions, OPSET, encode, write_model};
 use crate::ops::Domain;
 use crate::optim::optimizer_step;
 use crate::preset::{Preset, Target};
@@ -35,6 +34,9 @@ pub enum ArtifactError {
     /// The graph could not be built.
     #[error("the network cannot be built: {0}")]
     Graph(#[from] GraphError),
+    /// The graph does not fit a file.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The directory exists and holds something else, or is not what was expected.
     #[error("{path}: {problem}")]
     Directory {
@@ -59,8 +61,8 @@ pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
     let step = train_step(preset)?;
     let optimizer = optimizer_step(preset, &step.parameters)?;
     let options = ModelOptions { target, ..ModelOptions::default() };
-    let train_step_bytes = write_model(&step.graph, "train_step", &options)?.encode_to_vec();
-    let optimizer_bytes = write_model(&optimizer, "optimizer", &options)?.encode_to_vec();
+    let train_step_bytes = encode(&write_model(&step.graph, "train_step", &options)?)?;
+    let optimizer_bytes = encode(&write_model(&optimizer, "optimizer", &options)?)?;
     let init = to_safetensors(&initial_weights(preset)?, &BTreeMap::new());
 
     let preset_json = serde_json::to_vec(preset).expect("a preset has only JSON types");
@@ -188,7 +190,7 @@ pub fn encoder(preset: &Preset, weights: &Weights, options: &EncoderOptions) -> 
         }
     }
     model.metadata.insert("preset".into(), serde_json::to_string(preset).expect("a preset has only JSON types"));
-    Ok(write_model(&g, "encoder", &model)?.encode_to_vec())
+    Ok(encode(&write_model(&g, "encoder", &model)?)?)
 }
 
 fn graph_spec(g: &Graph, file: &str, bytes: &[u8]) -> GraphSpec {

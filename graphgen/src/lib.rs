@@ -1,6 +1,7 @@
 //! Writes the training step of self-supervised image encoders as ONNX graphs: forward, codes, swapped loss,
 //! hand-derived gradients and optimizer, for any ONNX Runtime.
 #![forbid(unsafe_code)]
+#![allow(rustdoc::broken_intra_doc_links, reason = "shapes such as [N,C] are no links")]
 
 pub mod artifacts;
 pub mod autodiff;

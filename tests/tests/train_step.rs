@@ -62,7 +62,7 @@ fn crops(preset: &Preset, salt: usize) -> Vec<Vec<u8>> {
         .enumerate()
         .map(|(group, crops)| {
             let bytes = crops.count * preset.train.batch_size * 3 * crops.size_px * crops.size_px;
-            (0..bytes).map(|index| ((index + 1) * (salt + 3) * 2_654_435_761 + group * 977 >> 13 & 255) as u8).collect()
+            (0..bytes).map(|index| ((((index + 1) * (salt + 3) * 2_654_435_761 + group * 977) >> 13) & 255) as u8).collect()
         })
         .collect()
 }

@@ -22,6 +22,11 @@ impl Window {
         Some((length + 2 * self.padding).checked_sub(self.kernel)? / self.stride + 1)
     }
 
+    /// The input position that a tap meets at an output position, unless it falls on the padding.
+    pub(crate) fn input(&self, output: usize, tap: usize, length: usize) -> Option<usize> {
+        (output * self.stride + tap).checked_sub(self.padding).filter(|&position| position < length)
+    }
+
     pub(crate) fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         let (kernel, stride, padding) = (self.kernel as i64, self.stride as i64, self.padding as i64);
         vec![("kernel_shape", Attribute::Ints(vec![kernel; 2])), ("pads", Attribute::Ints(vec![padding; 4])), ("strides", Attribute::Ints(vec![stride; 2]))]
@@ -94,14 +99,13 @@ pub(crate) fn each_tap(
     (_, out, out_h, out_w): (usize, usize, usize, usize),
     mut f: impl FnMut(usize, usize, usize, (usize, usize), (usize, usize), (usize, usize)),
 ) {
-    let inside = |out: usize, tap: usize, length: usize| (out * window.stride + tap).checked_sub(window.padding).filter(|&position| position < length);
     for n in 0..batch {
         for o in 0..out {
             for c in 0..channels {
                 for (i, a) in (0..out_h).flat_map(|i| (0..window.kernel).map(move |a| (i, a))) {
-                    let Some(in_h) = inside(i, a, height) else { continue };
+                    let Some(in_h) = window.input(i, a, height) else { continue };
                     for (j, b) in (0..out_w).flat_map(|j| (0..window.kernel).map(move |b| (j, b))) {
-                        let Some(in_w) = inside(j, b, width) else { continue };
+                        let Some(in_w) = window.input(j, b, width) else { continue };
                         f(n, c, o, (in_h, in_w), (a, b), (i, j));
                     }
                 }

@@ -44,15 +44,13 @@ impl Operator for MaxPool {
         let output = |length| self.window.output(length).expect("shapes were inferred");
         let mut y = Array4::from_elem((n, c, output(h), output(w)), f64::NEG_INFINITY);
         let mut indices = Array4::zeros(y.dim());
-        let inside =
-            |out: usize, tap: usize, length: usize| (out * self.window.stride + tap).checked_sub(self.window.padding).filter(|&position| position < length);
         for ((n, c, i, j), y) in y.indexed_iter_mut() {
             for (a, b) in (0..self.window.kernel).flat_map(|a| (0..self.window.kernel).map(move |b| (a, b))) {
-                if let (Some(row), Some(column)) = (inside(i, a, h), inside(j, b, w)) {
-                    if x[[n, c, row, column]] > *y {
-                        *y = x[[n, c, row, column]];
-                        indices[[n, c, i, j]] = (((n * x.dim().1 + c) * h + row) * w + column) as f64;
-                    }
+                if let (Some(row), Some(column)) = (self.window.input(i, a, h), self.window.input(j, b, w))
+                    && x[[n, c, row, column]] > *y
+                {
+                    *y = x[[n, c, row, column]];
+                    indices[[n, c, i, j]] = (((n * x.dim().1 + c) * h + row) * w + column) as f64;
                 }
             }
         }
