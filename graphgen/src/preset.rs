@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, thiserror::Error)]
 pub enum PresetError {
     /// The file could not be read.
-    #[error("cannot read the preset {path}: {source}")]
+    #[error("cannot read the preset {path}: {reason}")]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// Not TOML, an unknown field, or a field of the wrong type.
     #[error("{origin}: {message}")]
@@ -637,7 +637,7 @@ impl Preset {
 }
 
 fn read_table(path: &Path) -> Result<toml::Table, PresetError> {
-    let text = std::fs::read_to_string(path).map_err(|source| PresetError::Read { path: path.into(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|reason| PresetError::Read { path: path.into(), reason })?;
     parse_table(&text, &path.display().to_string())
 }
 

@@ -10,20 +10,20 @@ use safetensors::{Dtype, SafeTensors};
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// Reading or writing failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// Not a safetensors file, or a damaged one.
-    #[error("{path}: not a readable safetensors file: {source}")]
+    #[error("{path}: not a readable safetensors file: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: safetensors::SafeTensorError,
+        reason: safetensors::SafeTensorError,
     },
     /// A tensor of another type than f32.
     #[error("{path}: tensor {name} has type {dtype:?}, expected F32")]
@@ -65,8 +65,8 @@ pub fn to_safetensors(weights: &Weights, metadata: &BTreeMap<String, String>) ->
 /// # Errors
 /// An unreadable or damaged file, and tensors of another type than f32.
 pub fn load_safetensors(path: &Path) -> Result<Weights, WeightsError> {
-    let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|source| WeightsError::Format { path: path.into(), source })?;
+    let bytes = std::fs::read(path).map_err(|reason| WeightsError::Io { path: path.into(), reason })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|reason| WeightsError::Format { path: path.into(), reason })?;
     let mut weights = Weights::new();
     for (name, view) in file.tensors() {
         if view.dtype() != Dtype::F32 {
@@ -83,7 +83,7 @@ pub fn load_safetensors(path: &Path) -> Result<Weights, WeightsError> {
 /// # Errors
 /// Whatever the file system reports; the temporary file is removed.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WeightsError> {
-    let io = |source| WeightsError::Io { path: path.into(), source };
+    let io = |reason| WeightsError::Io { path: path.into(), reason };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").permissions_like_a_plain_file().tempfile_in(directory).map_err(io)?;
     std::io::Write::write_all(&mut file, bytes).map_err(io)?;
