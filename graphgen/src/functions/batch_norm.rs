@@ -13,14 +13,14 @@ use crate::preset::Target;
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormTrain {
     /// Added to the variance.
-    pub epsilon: f32,
+    pub epsilon: f64,
 }
 
 /// Gradients of [`BatchNormTrain`]; inputs dy, x, scale, mean, var; outputs dx, dscale [C], dbias [C].
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormTrainGrad {
     /// Added to the variance.
-    pub epsilon: f32,
+    pub epsilon: f64,
 }
 
 /// Axes that the statistics run over.
@@ -54,7 +54,7 @@ impl Operator for BatchNormTrain {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -115,8 +115,8 @@ fn scratch(g: &mut Graph, x: ValueId) -> Result<(ValueId, ValueId), GraphError> 
 }
 
 /// `1 / √(variance + epsilon)`
-fn inverse_std(g: &mut Graph, variance: ValueId, epsilon: f32) -> Result<ValueId, GraphError> {
-    let shifted = g.offset(variance, epsilon.into())?;
+fn inverse_std(g: &mut Graph, variance: ValueId, epsilon: f64) -> Result<ValueId, GraphError> {
+    let shifted = g.offset(variance, epsilon)?;
     let deviation = g.sqrt(shifted)?;
     g.reciprocal(deviation)
 }
@@ -134,7 +134,7 @@ impl Operator for BatchNormTrainGrad {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -146,7 +146,7 @@ impl Operator for BatchNormTrainGrad {
         let over = |vector: &ArrayD<f64>| over_channels(vector, x.ndim());
         let sum = |values: &ArrayD<f64>| (0..values.ndim()).rev().filter(|&axis| axis != 1).fold(values.clone(), |sum, axis| sum.sum_axis(Axis(axis)));
         let count = (x.len() / x.shape()[1]) as f64;
-        let inverse = variance.mapv(|variance| 1.0 / (variance + f64::from(self.epsilon)).sqrt());
+        let inverse = variance.mapv(|variance| 1.0 / (variance + self.epsilon).sqrt());
         let normalized = (*x - &over(mean)) * over(&inverse);
         let dbias = sum(dy);
         let dscale = sum(&(*dy * &normalized));
