@@ -9,3 +9,4 @@ mod initial_weights;
 mod onnx_runtime;
 mod schedule;
 mod sinkhorn;
+mod step;
