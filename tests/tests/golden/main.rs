@@ -7,6 +7,8 @@ mod fixture;
 mod formula;
 mod initial_weights;
 mod onnx_runtime;
+mod optimizer;
 mod schedule;
 mod sinkhorn;
 mod step;
+mod trajectory;
