@@ -19,6 +19,7 @@ Exit 0 when all hold, 1 when not.
 
 import argparse
 import collections
+import itertools
 import json
 import pathlib
 import subprocess
@@ -119,7 +120,7 @@ def check_format(name, checkpoint, options, work, preset, settings):
     expected = {key for key in state if not key.endswith("num_batches_tracked")}
     check(set(init) == expected, f"{name}: init.safetensors has the {len(expected)} parameters and statistics of the network")
     different = [key for key in expected & set(init) if not equal_bits(init[key], state[key])]
-    check(not different, f"{name}: all of them are bit-equal to the file's {different[:3] or ''}")
+    check(not different, f"{name}: all of them are bit-equal to the file's {different[:3] or ''}".rstrip())
     report = json.loads((graphs / "manifest.json").read_text())["init"]
     check(report == {"taken": len(expected), "fresh": [], "unused": [], "not_tensors": []}, f"{name}: the manifest says so")
 
@@ -147,8 +148,11 @@ def check_format(name, checkpoint, options, work, preset, settings):
     whole.load_state_dict(files["swav"], strict=True)
     check(set(whole.state_dict()) == set(files["swav"]), f"{name}: --names swav loads into backbone, head and prototypes with strict=True")
     moved = [key for key in expected if not equal_bits(files["swav"][key], state[key])]
-    check(len(moved) == len(expected), f"{name}: training has moved {len(moved)} of {len(expected)} tensors")
-    passes = len(preset["crops"]["size_crops"]) if model["batch_norm_groups"] == "size" else sum(preset["crops"]["nmb_crops"])
+    # The gradient of a bias in front of a BatchNorm is rounding noise, and may be too small to move it.
+    still = expected - set(moved) - {"projection_head.0.bias"}
+    check(not still, f"{name}: training has moved {len(moved)} of {len(expected)} tensors {sorted(still)[:3] or ''}".rstrip())
+    groups = [size for size, _ in itertools.groupby(preset["crops"]["size_crops"])]
+    passes = len(groups) if model["batch_norm_groups"] == "size" else sum(preset["crops"]["nmb_crops"])
     counter = files["swav"]["bn1.num_batches_tracked"]
     check(counter.dtype == torch.int64 and counter.item() == passes * options.steps, f"{name}: bn1.num_batches_tracked is {counter.item()}")
 
