@@ -7,6 +7,7 @@ mod zip;
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek};
+use std::sync::Arc;
 
 use super::TensorInfo;
 use legacy::LegacyContainer;
@@ -37,10 +38,12 @@ pub enum PthError {
     Content(String),
 }
 
+type Tensors = BTreeMap<String, Arc<Tensor>>;
+
 /// An open checkpoint: the tensors of its state dict, read on demand.
 pub(super) struct PthFile<R> {
     container: Container<R>,
-    tensors: BTreeMap<String, Tensor>,
+    tensors: Tensors,
     others: Vec<String>,
 }
 
@@ -68,7 +71,7 @@ impl<R: Read + Seek> PthFile<R> {
     }
 
     pub(super) fn tensors(&self) -> BTreeMap<String, TensorInfo> {
-        let info = |tensor: &Tensor| TensorInfo { shape: tensor.shape.clone(), element: tensor.storage.element };
+        let info = |tensor: &Arc<Tensor>| TensorInfo { shape: tensor.shape.clone(), element: tensor.storage.element };
         self.tensors.iter().map(|(name, tensor)| (name.clone(), info(tensor))).collect()
     }
 
@@ -90,7 +93,7 @@ impl<R: Read + Seek> PthFile<R> {
 }
 
 /// The tensors of the dictionary under `state_dict`, or of the whole, and the names of what is no tensor.
-fn state_dict(pickle: &Pickle) -> Result<(BTreeMap<String, Tensor>, Vec<String>), PthError> {
+fn state_dict(pickle: &Pickle) -> Result<(Tensors, Vec<String>), PthError> {
     let Some(root) = pickle.entries(pickle.root()) else {
         return Err(PthError::Content("expected a state dict, or a dictionary with state_dict, got another object".into()));
     };
@@ -108,7 +111,7 @@ fn state_dict(pickle: &Pickle) -> Result<(BTreeMap<String, Tensor>, Vec<String>)
         }
         match pickle.get(value) {
             Value::Tensor(tensor) => {
-                tensors.insert(name.clone(), tensor.clone());
+                tensors.insert(name.clone(), Arc::clone(tensor));
             }
             _ => others.push(name.clone()),
         }

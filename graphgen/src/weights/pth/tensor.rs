@@ -33,7 +33,7 @@ impl Storage {
 }
 
 /// A view of a storage that lies within it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Tensor {
     pub(super) storage: Arc<Storage>,
     offset: u64,

@@ -15,6 +15,9 @@ const LONGEST_KEY: usize = 64;
 /// Most dimensions of a tensor, as in PyTorch's own loops.
 const MOST_DIMENSIONS: usize = 64;
 
+/// The one value of all that weights have no use for.
+const PLAIN: Id = 0;
+
 pub(super) struct Machine<'r, R> {
     source: Source<'r, R>,
     values: Vec<Value>,
@@ -27,7 +30,7 @@ pub(super) struct Machine<'r, R> {
 
 impl<'r, R: BufRead> Machine<'r, R> {
     pub(super) fn new(input: &'r mut R, limit: u64) -> Self {
-        let (values, stack, marks) = (Vec::new(), Vec::new(), Vec::new());
+        let (values, stack, marks) = (vec![Value::Plain], Vec::new(), Vec::new());
         Machine { source: Source::new(input, limit), values, stack, marks, memo: HashMap::new(), storages: HashMap::new() }
     }
 
@@ -54,10 +57,10 @@ impl<'r, R: BufRead> Machine<'r, R> {
                 self.source.array::<8>()?;
             }
             // NONE, NEWTRUE, NEWFALSE, BINFLOAT.
-            b'N' | 0x88 | 0x89 => self.push(Value::Plain),
+            b'N' | 0x88 | 0x89 => self.stack.push(PLAIN),
             b'G' => {
                 self.source.array::<8>()?;
-                self.push(Value::Plain);
+                self.stack.push(PLAIN);
             }
             // BININT, BININT1, BININT2, LONG1.
             b'J' => self.push_int(4, true)?,
@@ -114,14 +117,14 @@ impl<'r, R: BufRead> Machine<'r, R> {
                 self.set_items(&items)?;
             }
             // EMPTY_SET, ADDITEMS, FROZENSET.
-            0x8f => self.push(Value::Plain),
+            0x8f => self.stack.push(PLAIN),
             0x90 => {
                 self.pop_to_mark()?;
                 self.expect_plain("ADDITEMS")?;
             }
             0x91 => {
                 self.pop_to_mark()?;
-                self.push(Value::Plain);
+                self.stack.push(PLAIN);
             }
             // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET.
             b'q' => {
@@ -245,7 +248,7 @@ impl<'r, R: BufRead> Machine<'r, R> {
     fn push_bytes(&mut self, length_bytes: u8) -> Result<(), PickleError> {
         let length = self.length(length_bytes)?;
         self.source.bytes(length)?;
-        self.push(Value::Plain);
+        self.stack.push(PLAIN);
         Ok(())
     }
 
@@ -290,14 +293,14 @@ impl<'r, R: BufRead> Machine<'r, R> {
             return Err(self.source.damaged("REDUCE: expected a function and a tuple of arguments"));
         };
         match (function, arguments.as_slice()) {
-            (Allowed::Plain, _) => self.push(Value::Plain),
+            (Allowed::Plain, _) => self.stack.push(PLAIN),
             (Allowed::OrderedDict, []) => self.push(Value::Dict(Vec::new())),
             (Allowed::OrderedDict, &[pairs]) => self.push(Value::DictOf(pairs)),
             (Allowed::Size, &[size]) if matches!(self.values[size], Value::Tuple(_)) => self.stack.push(size),
             (Allowed::Parameter, &[data, ..]) if matches!(self.values[data], Value::Tensor(_)) => self.stack.push(data),
             (Allowed::Tensor, &[storage, offset, size, stride, ..]) => {
                 let tensor = self.tensor(storage, offset, size, stride).map_err(|problem| self.source.damaged(problem))?;
-                self.push(Value::Tensor(tensor));
+                self.push(Value::Tensor(Arc::new(tensor)));
             }
             _ => return Err(self.source.damaged(format!("arguments of {function:?} that do not fit"))),
         }

@@ -69,7 +69,7 @@ pub(super) enum Value {
     /// A dictionary given as a list of pairs, as Python 2 writes an OrderedDict.
     DictOf(Id),
     Storage(Arc<Storage>),
-    Tensor(Tensor),
+    Tensor(Arc<Tensor>),
     /// An allowed class or function, not yet called.
     Global(Allowed),
     /// A plain value that weights have no use for: None, a flag, bytes, a device, …

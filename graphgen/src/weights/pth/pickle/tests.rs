@@ -19,7 +19,7 @@ fn whatever_is_not_allowed_is_refused_by_name() {
     assert!(message(b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x02id\x85R.").contains("posix.system"));
     for name in ["os\nsystem", "builtins\neval", "__builtin__\ngetattr", "torch\nload", "torch.storage\n_load_from_bytes", "collections\nOrderedDict.x"] {
         let (module, attribute) = name.split_once('\n').expect("two lines");
-        let text = message(format!("\u{0}c{name}\n.").replace('\u{0}', "").as_bytes());
+        let text = message(format!("c{name}\n.").as_bytes());
         assert!(text.contains(&format!("{module}.{attribute}")) && text.contains("state_dict()"), "{text}");
     }
     // An allowed class in a module of another name.
@@ -36,7 +36,7 @@ fn opcodes_that_create_objects_are_refused() {
 
 #[test]
 fn nothing_is_taken_from_below_a_mark_or_from_an_empty_stack() {
-    for bytes in [&b"."[..], b"0.", b"N(0", b"N(.", b"t.", b"N\x86.", b"Na.", b"(Ns", b"q\x00.", b"N(q\x00", b"h\x07.", b"NR.", b"b.", b"Q."] {
+    for bytes in [&b"."[..], b"0.", b"N(0", b"N(.", b"t.", b"N\x86.", b"NN(\x86t.", b"Na.", b"(Ns", b"q\x00.", b"N(q\x00", b"h\x07.", b"NR.", b"b.", b"Q."] {
         assert!(matches!(read(bytes), Err(PickleError::Damaged { .. })), "{bytes:?}");
     }
 }
