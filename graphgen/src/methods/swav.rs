@@ -43,11 +43,11 @@ pub fn project(g: &mut Graph, layers: &mut impl Layers, model: &Model, features:
         (0, _) => layers.linear(g, "projection_head", features, channels, model.feat_dim)?,
         (hidden, batch_norm) => g.scoped("projection_head", |g| {
             let (h, last) = if batch_norm {
-                (layers.linear_batch_norm(g, "0", "1", features, channels, hidden)?, "3")
+                (layers.linear_batch_norm_relu(g, "0", "1", features, channels, hidden)?, "3")
             } else {
-                (layers.linear(g, "0", features, channels, hidden)?, "2")
+                let h = layers.linear(g, "0", features, channels, hidden)?;
+                (g.apply(Relu, &[h])?, "2")
             };
-            let h = g.apply(Relu, &[h])?;
             layers.linear(g, last, h, hidden, model.feat_dim)
         })?,
     };

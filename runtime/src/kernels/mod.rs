@@ -4,6 +4,7 @@
 //! runs everywhere and is faster here. Registration holds for a whole session: register only what its provider and
 //! element types cover.
 
+mod batch_norm;
 mod channel_last;
 mod convolution;
 mod gemm;

@@ -25,15 +25,19 @@ pub fn native_operators(threads: usize) -> ort::Result<OperatorDomain> {
         .add(SinkhornOperator { threads })?
         .add(Native::<super::convolution::Forward>::new(&pool))?
         .add(Native::<super::convolution::InputGradient>::new(&pool))?
-        .add(Native::<super::convolution::WeightGradient>::new(&pool))
+        .add(Native::<super::convolution::WeightGradient>::new(&pool))?
+        .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
+        .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))
 }
 
 /// A kernel on f32 tensors whose shapes are known from those of its inputs.
 pub(super) trait Dense: Sized + Send + Sync + 'static {
     /// Name of the function.
     const NAME: &'static str;
-    /// Numbers of inputs and outputs.
-    const ARITY: (usize, usize);
+    /// Numbers of required and of optional inputs.
+    const INPUTS: (usize, usize);
+    /// Numbers of required and of optional outputs.
+    const OUTPUTS: (usize, usize);
 
     /// Reads the attributes of a call.
     fn read(attributes: &Attributes) -> Result<Self, String>;
@@ -48,6 +52,7 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
 /// Attributes as they are written at the call site: a function's defaults do not reach a kernel.
 pub(super) struct Attributes<'a> {
     ints: &'a dyn Fn(&str) -> Option<Vec<i64>>,
+    int: &'a dyn Fn(&str) -> Option<i64>,
     float: &'a dyn Fn(&str) -> Option<f32>,
 }
 
@@ -58,8 +63,12 @@ impl Attributes<'_> {
         values.iter().map(|&value| usize::try_from(value).map_err(|_| format!("attribute {name} is {values:?}, expected sizes"))).collect()
     }
 
+    /// 0 or 1.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        (self.int)(name).map(|value| value != 0).ok_or_else(|| format!("attribute {name} is not written at the call site"))
+    }
+
     /// A number.
-    #[allow(dead_code)]
     pub fn float(&self, name: &str) -> Result<f32, String> {
         (self.float)(name).ok_or_else(|| format!("attribute {name} is not written at the call site"))
     }
@@ -89,11 +98,15 @@ impl<K: Dense> Operator for Native<K> {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        (0..K::ARITY.0).map(|_| OperatorInput::required(TensorElementType::Float32))
+        let (required, optional) = K::INPUTS;
+        let (f32, all) = (TensorElementType::Float32, required + optional);
+        (0..all).map(move |index| if index < required { OperatorInput::required(f32) } else { OperatorInput::optional(f32) })
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        (0..K::ARITY.1).map(|_| OperatorOutput::required(TensorElementType::Float32))
+        let (required, optional) = K::OUTPUTS;
+        let (f32, all) = (TensorElementType::Float32, required + optional);
+        (0..all).map(move |index| if index < required { OperatorOutput::required(f32) } else { OperatorOutput::optional(f32) })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
@@ -101,7 +114,10 @@ impl<K: Dense> Operator for Native<K> {
         let Some(shapes) = context.inputs().iter().map(shape).collect::<Option<Vec<Vec<usize>>>>() else {
             return Ok(());
         };
-        let attributes = Attributes { ints: &|name| context.attr(name).ok(), float: &|name| context.attr(name).ok() };
+        if shapes.len() < K::INPUTS.0 {
+            return Ok(());
+        }
+        let attributes = Attributes { ints: &|name| context.attr(name).ok(), int: &|name| context.attr(name).ok(), float: &|name| context.attr(name).ok() };
         let outputs = K::read(&attributes).and_then(|kernel| kernel.infer(&shapes)).map_err(named::<K>)?;
         for (index, shape) in outputs.into_iter().enumerate() {
             let shape = Shape::new(shape.into_iter().map(|size| size as i64));
@@ -112,7 +128,7 @@ impl<K: Dense> Operator for Native<K> {
     }
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        let attributes = Attributes { ints: &|name| context.get(name), float: &|name| context.get(name) };
+        let attributes = Attributes { ints: &|name| context.get(name), int: &|name| context.get(name), float: &|name| context.get(name) };
         let kernel = K::read(&attributes).map_err(named::<K>)?;
         let (pool, arch) = (self.pool.clone(), pulp::Arch::new());
         Ok(Box::new(move |context: &ComputeContext| compute(&kernel, context, &pool, arch)))
@@ -120,8 +136,12 @@ impl<K: Dense> Operator for Native<K> {
 }
 
 fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, arch: pulp::Arch) -> ort::Result<()> {
-    let values =
-        (0..K::ARITY.0).map(|index| context.input(index)?.ok_or_else(|| named::<K>(format!("input {index} is missing")))).collect::<ort::Result<Vec<_>>>()?;
+    // An optional input that is left out comes last.
+    let values = (0..context.num_inputs()?).map(|index| context.input(index)).collect::<ort::Result<Vec<_>>>()?;
+    let values: Vec<_> = values.into_iter().flatten().collect();
+    if values.len() < K::INPUTS.0 {
+        return Err(named::<K>(format!("expected {} inputs, got {}", K::INPUTS.0, values.len())));
+    }
     let tensors = values.iter().map(|value| value.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
     let inputs: Vec<&[f32]> = tensors.iter().map(|&(_, data)| data).collect();
     let shapes: Vec<Vec<usize>> = tensors.iter().map(|(shape, _)| shape.iter().map(|&size| size as usize).collect()).collect();

@@ -98,7 +98,8 @@ pub(super) struct Forward(Window);
 
 impl Dense for Forward {
     const NAME: &'static str = "Convolution";
-    const ARITY: (usize, usize) = (2, 1);
+    const INPUTS: (usize, usize) = (2, 0);
+    const OUTPUTS: (usize, usize) = (1, 0);
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
         Window::read(attributes).map(Forward)
@@ -126,7 +127,8 @@ pub(super) struct InputGradient {
 
 impl Dense for InputGradient {
     const NAME: &'static str = "ConvInputGrad";
-    const ARITY: (usize, usize) = (2, 1);
+    const INPUTS: (usize, usize) = (2, 0);
+    const OUTPUTS: (usize, usize) = (1, 0);
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
         let size = attributes.sizes("input_size")?;
@@ -156,7 +158,8 @@ pub(super) struct WeightGradient(Window);
 
 impl Dense for WeightGradient {
     const NAME: &'static str = "ConvWeightGrad";
-    const ARITY: (usize, usize) = (2, 1);
+    const INPUTS: (usize, usize) = (2, 0);
+    const OUTPUTS: (usize, usize) = (1, 0);
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
         Window::read(attributes).map(WeightGradient)
