@@ -340,7 +340,8 @@ pub struct Train {
     pub batch_size: usize,
     /// Arithmetic.
     pub precision: Precision,
-    /// Forward and backward passes of one optimizer step; only 1 so far.
+    /// N: micro-batches of one optimizer step. Above 1 their codes are assigned together and their gradients averaged, as
+    /// by N data-parallel processes without synchronised BatchNorm.
     pub accumulate: usize,
     /// Seed of initial weights, shuffle, crops and augmentation.
     pub seed: u64,
@@ -377,6 +378,11 @@ impl Default for Train {
 }
 
 impl Train {
+    /// B: images of one forward and backward pass, `batch_size / accumulate`.
+    pub fn micro_batch_size(&self) -> usize {
+        self.batch_size / self.accumulate
+    }
+
     /// The target that the graphs are written for: `target`, or the provider's own.
     pub fn resolved_target(&self) -> Target {
         self.target.unwrap_or(match self.provider {

@@ -124,14 +124,19 @@ impl Preset {
         if train.batch_size < 2 {
             return invalid("train.batch_size", format!("BatchNorm and Sinkhorn-Knopp need at least 2 images, got {}", train.batch_size));
         }
-        if train.accumulate != 1 {
-            return invalid(
-                "train.accumulate",
-                format!(
-                    "expected 1, got {}: this version does not accumulate gradients; choose a smaller train.batch_size, and a queue (loss.queue_length) for the codes",
-                    train.accumulate
-                ),
+        if train.accumulate == 0 {
+            return invalid("train.accumulate", "expected at least 1 micro-batch a step, got 0".into());
+        }
+        if train.batch_size % train.accumulate != 0 {
+            let problem = format!("expected a divisor of train.batch_size = {}, got {}: all micro-batches are of one size", train.batch_size, train.accumulate);
+            return invalid("train.accumulate", problem);
+        }
+        if train.micro_batch_size() < 2 {
+            let problem = format!(
+                "expected at most half of train.batch_size = {}, got {}: BatchNorm needs at least 2 images in a micro-batch",
+                train.batch_size, train.accumulate
             );
+            return invalid("train.accumulate", problem);
         }
         if optim.warmup_epochs >= train.epochs as f64 {
             return invalid("optim.warmup_epochs", format!("expected less than train.epochs = {}, got {}", train.epochs, optim.warmup_epochs));
@@ -164,7 +169,9 @@ mod tests {
             ("loss.epsilon=0", "loss.epsilon"),
             ("loss.queue_length=100", "loss.queue_length"),
             ("train.batch_size=1", "train.batch_size"),
-            ("train.accumulate=2", "train.accumulate"),
+            ("train.accumulate=0", "train.accumulate"),
+            ("train.accumulate=3", "train.accumulate"),
+            ("train.accumulate=4096", "train.accumulate"),
             ("optim.warmup_epochs=100", "optim.warmup_epochs"),
         ] {
             match Preset::from_toml("", &[change.into()]) {

@@ -56,6 +56,7 @@ fn manifest() -> Manifest {
             ],
             vec![named("next/w", &w), named("next/momentum/w", &w), spec("next/step", "i64", &[1])],
         ),
+        accumulation: None,
         hash: String::new(),
     }
 }
