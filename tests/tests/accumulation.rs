@@ -56,7 +56,7 @@ fn crops(preset: &Preset) -> Vec<Vec<u8>> {
     (micro.train.batch_size, micro.train.accumulate) = (preset.train.micro_batch_size(), 1);
     let mut groups = vec![Vec::new(); preset.crops.groups().len()];
     for index in 0..preset.train.accumulate {
-        for (group, crops) in groups.iter_mut().zip(formula::crops(&micro, &format!("micro/{index}/"))) {
+        for (group, crops) in groups.iter_mut().zip(formula::crops(&micro, &format!("rank/{index}/"))) {
             group.extend(crops);
         }
     }
