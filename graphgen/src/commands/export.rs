@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use graphgen::artifacts;
 use graphgen::preset::{Preset, Target};
 
-/// Write the graphs of a preset: train_step.onnx, optimizer.onnx, init.safetensors, manifest.json.
+/// Write the graphs of a preset: train_step.onnx, optimizer.onnx, init.safetensors, manifest.json; with train.accumulate above 1 also embed_step.onnx and assign_step.onnx.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Preset file.
