@@ -51,9 +51,6 @@ impl Preset {
         Ok(preset)
     }
 
-    /// Checks that the settings can work together.
-    ///
-
     /// The preset as TOML, every setting written out.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("a preset has only TOML types")

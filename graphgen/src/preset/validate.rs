@@ -3,6 +3,8 @@
 use super::{Preset, PresetError, Stem};
 
 impl Preset {
+    /// Checks that the settings can work together.
+    ///
     /// # Errors
     /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), PresetError> {
@@ -127,7 +129,7 @@ impl Preset {
         if train.accumulate == 0 {
             return invalid("train.accumulate", "expected at least 1 micro-batch a step, got 0".into());
         }
-        if train.batch_size % train.accumulate != 0 {
+        if !train.batch_size.is_multiple_of(train.accumulate) {
             let problem = format!("expected a divisor of train.batch_size = {}, got {}: all micro-batches are of one size", train.batch_size, train.accumulate);
             return invalid("train.accumulate", problem);
         }

@@ -66,7 +66,7 @@ impl Loader {
         if config.micro_batches == 0 {
             return Err(DataError::Zero { setting: "micro_batches" });
         }
-        if config.batch_size % config.micro_batches != 0 {
+        if !config.batch_size.is_multiple_of(config.micro_batches) {
             return Err(DataError::UnequalMicroBatches { batch_size: config.batch_size, micro_batches: config.micro_batches });
         }
         if config.batch_size > dataset.len() {
