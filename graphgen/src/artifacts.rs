@@ -15,7 +15,7 @@ use crate::onnx::{Dim, FileError, ModelOptions, OPSET, encode, write_model};
 use crate::ops::Domain;
 use crate::optim::optimizer_step;
 use crate::preset::{Preset, Target};
-use crate::weights::{Weights, WeightsError, to_safetensors, write_atomically};
+use crate::weights::{Import, Shapes, Weights, WeightsError, to_safetensors, write_atomically};
 
 /// File of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -63,6 +63,14 @@ fn directory_error(path: &Path, problem: impl Into<String>) -> ArtifactError {
 /// # Errors
 /// Files that cannot be written, presets whose graph cannot be built, a directory that holds something else.
 pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
+    export_from(preset, out, None)
+}
+
+/// As [`export`]; `init.safetensors` holds the tensors of `init` where it has them. The manifest holds its report.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<Manifest, ArtifactError> {
     let target = preset.train.resolved_target();
     let step = train_step(preset)?;
     let optimizer = optimizer_step(preset, &step.parameters)?;
@@ -76,7 +84,12 @@ pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
     for (file, graph) in &graphs {
         files.push((*file, encode(&write_model(graph, file.trim_end_matches(".onnx"), &options)?)?));
     }
-    let init = to_safetensors(&initial_weights(preset)?, &BTreeMap::new());
+    let mut weights = initial_weights(preset)?;
+    let init_report = init.map(|init| {
+        weights.extend(init.weights);
+        init.report
+    });
+    let init = to_safetensors(&weights, &BTreeMap::new());
 
     let preset_json = serde_json::to_vec(preset).expect("a preset has only JSON types");
     let hash = files.iter().fold(Sha256::new().chain_update(&preset_json), |hash, (_, bytes)| hash.chain_update(bytes)).finalize();
@@ -97,6 +110,7 @@ pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
         optimizer: next_spec(),
         accumulation: (preset.train.accumulate > 1).then(|| AccumulationSpec { embed_step: next_spec(), assign_step: next_spec() }),
         hash: hex(&hash),
+        init: init_report,
     };
 
     claim(out)?;
@@ -155,6 +169,16 @@ pub fn open(directory: &Path) -> Result<Manifest, ArtifactError> {
         }
     }
     Ok(manifest)
+}
+
+/// Shapes of the parameters and running statistics of a preset's network.
+///
+/// # Errors
+/// Presets whose graph cannot be built.
+pub fn network_shapes(preset: &Preset) -> Result<Shapes, ArtifactError> {
+    let step = train_step(preset)?;
+    let parameters = step.parameters.into_iter().map(|parameter| (parameter.name, parameter.shape));
+    Ok(parameters.chain(step.running_statistics.into_iter().map(|statistic| (statistic.name, vec![statistic.channels]))).collect())
 }
 
 /// Initial parameters and running statistics of a preset, seeded by `train.seed`.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::preset::{Preset, Target};
+use crate::weights::ImportReport;
 
 /// Version of the manifest's format; readers refuse others.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -68,6 +69,9 @@ pub struct Manifest {
     pub accumulation: Option<AccumulationSpec>,
     /// SHA-256 over all graphs and the preset, hexadecimal: equal hashes mean interchangeable directories.
     pub hash: String,
+    /// What `init.safetensors` took from a file of weights; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<ImportReport>,
 }
 
 impl Manifest {

@@ -91,7 +91,23 @@ fn data_that_cannot_be_trained_on_is_refused_before_anything_is_written() {
     folder.refuses(&["--set", "train.batch_size=100"], 1, &["100", "40"]);
     folder.refuses(&["--data", "absent"], 1, &["absent"]);
     folder.refuses(&["--init", "absent.safetensors"], 1, &["absent.safetensors"]);
+    folder.refuses(&["--init", "preset.toml"], 1, &["preset.toml: neither a safetensors file nor a PyTorch checkpoint"]);
     folder.refuses(&["--resume", "absent"], 1, &["checkpoint absent", "state.json"]);
+}
+
+#[test]
+fn export_options_of_the_other_format_are_wrong_usage() {
+    let folder = Folder::new();
+    let export = |arguments: &[&str], code: i32, words: &[&str]| {
+        let all = [&["export", "--run", "run", "--out", "file"], arguments].concat();
+        folder.refuses_command(&mut folder.command(&all), code, words);
+        assert!(!folder.path().join("file").exists());
+    };
+    export(&["--names", "torchvision"], 2, &["--names", "--format safetensors"]);
+    export(&["--format", "safetensors", "--input", "f32"], 2, &["--input", "--format onnx"]);
+    export(&["--format", "safetensors", "--static", "1,32,32"], 2, &["--static"]);
+    export(&["--format", "pth"], 2, &["pth", "safetensors"]);
+    export(&["--format", "safetensors"], 1, &["expected checkpoints in run"]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ const NETWORKS: [Network; 4] = [
         limits: SHALLOW,
     },
     Network { name: "max pooling", changes: &["crops.size_crops=[64, 48]", "train.batch_size=16"], limits: SHALLOW },
-    Network { name: "bottlenecks", changes: &["model.arch=resnet50", "crops.size_crops=[64, 48]"], limits: DEEP },
+    Network { name: "bottlenecks", changes: &["model.arch=resnet50", "model.width=32", "crops.size_crops=[64, 48]", "train.batch_size=16"], limits: DEEP },
 ];
 
 fn preset(changes: &[&str]) -> Preset {

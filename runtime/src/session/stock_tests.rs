@@ -58,6 +58,7 @@ fn manifest() -> Manifest {
         ),
         accumulation: None,
         hash: String::new(),
+        init: None,
     }
 }
 

@@ -12,7 +12,7 @@ use ort::environment::Environment;
 use super::checkpoint::{self, Checkpoint};
 use super::progress::Progress;
 use super::run::differences;
-use super::{MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
+use super::{InitRecord, MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
 use crate::data::{Dataset, Loader, LoaderConfig};
 use crate::kernels;
 use crate::session::{EngineError, SessionOptions, StockEngine};
@@ -67,7 +67,8 @@ pub struct TrainOptions {
     pub max_steps: Option<u64>,
     /// Whether to go on from a checkpoint.
     pub resume: Resume,
-    /// Initial weights in place of random ones.
+    /// Initial weights in place of random ones: safetensors, or PyTorch's `.pth`, `.pth.tar`, `.pt`. A run that goes on
+    /// from a checkpoint must have started from the same file.
     pub init: Option<PathBuf>,
     /// Threads of one operator; 0 for one a core.
     pub threads: usize,
@@ -132,7 +133,14 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     if let Some(checkpoint) = &start {
         check_origin(checkpoint, &run, preset, &fingerprint)?;
     }
-    let init = options.init.as_ref().map(|file| load_safetensors(file)).transpose()?;
+    let init = match (&start, &options.init) {
+        (None, Some(file)) => Some(InitRecord::import(file, preset)?),
+        (Some(_), Some(file)) => {
+            InitRecord::check_origin(file, &run)?;
+            None
+        }
+        (_, None) => None,
+    };
 
     let steps_per_epoch = loader.batches_per_epoch() as u64;
     let total_steps = steps_per_epoch * preset.train.epochs as u64;
@@ -142,15 +150,15 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     let manifest = run.prepare(&options.source)?;
     let _lock = run.lock()?;
     let mut engine = open_engine(environment, &run.graphs(), &manifest, options.threads)?;
-    match (&start, &init) {
-        (Some(checkpoint), init) => {
-            if init.is_some() {
-                tracing::warn!("--init is not used: the run goes on from a checkpoint");
-            }
-            checkpoint.restore(&mut engine)?;
+    match &start {
+        Some(checkpoint) => checkpoint.restore(&mut engine)?,
+        None => {
+            let mut weights = load_safetensors(&run.graphs().join(artifacts::INIT_FILE))?;
+            let (record, imported) = init.unzip();
+            InitRecord::store(record.as_ref(), &run)?;
+            weights.extend(imported.unwrap_or_default());
+            engine.load_weights(&weights)?;
         }
-        (None, Some(weights)) => engine.load_weights(weights)?,
-        (None, None) => engine.load_weights(&load_safetensors(&run.graphs().join(artifacts::INIT_FILE))?)?,
     }
     checkpoint::clean(&run.checkpoints(), first_step)?;
     let mut log = MetricsLog::open(&run.metrics(), first_step)?;

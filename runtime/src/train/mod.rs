@@ -3,6 +3,7 @@
 pub mod checkpoint;
 mod error;
 mod fit;
+mod init;
 mod metrics;
 mod progress;
 mod run;
@@ -11,6 +12,7 @@ mod trainer;
 
 pub use error::TrainError;
 pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, train};
+pub use init::InitRecord;
 pub use metrics::{MetricsLog, StepMetrics};
 pub use run::RunDirectory;
 pub use schedule::LearningRate;

@@ -3,6 +3,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Tensor;
 
 use super::*;
+use crate::kernels::native_operators;
 use crate::session::environment::environment;
 
 const SAMPLES: usize = 8;
