@@ -7,7 +7,7 @@ use graphgen::artifacts;
 use graphgen::preset::{Preset, Target};
 use graphgen::weights::import;
 
-/// Write the graphs of a preset: train_step.onnx, optimizer.onnx, init.safetensors, manifest.json.
+/// Write the graphs of a preset: train_step.onnx, optimizer.onnx, init.safetensors, manifest.json; with train.accumulate above 1 also embed_step.onnx and assign_step.onnx.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Preset file.

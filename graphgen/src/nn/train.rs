@@ -39,9 +39,16 @@ pub struct TrainLayers {
     pub parameters: Vec<Parameter>,
     /// Running statistics, in order of first use.
     pub running_statistics: Vec<RunningStatistic>,
+    /// Whether BatchNorms leave the running statistics alone.
+    untracked: bool,
 }
 
 impl TrainLayers {
+    /// Layers that normalise by the batch's statistics as ever, and have no running statistics.
+    pub fn without_running_statistics() -> TrainLayers {
+        TrainLayers { untracked: true, ..TrainLayers::default() }
+    }
+
     /// The parameter of a name, a new graph input at its first use.
     pub fn parameter(&mut self, g: &mut Graph, name: &str, shape: &[usize], init: Init) -> ValueId {
         if let Some(known) = self.parameters.iter().find(|parameter| parameter.name == name) {
@@ -80,6 +87,9 @@ impl TrainLayers {
             inputs.push(residual);
         }
         let outputs = g.apply_all(BatchNormTrain { epsilon: BATCH_NORM_EPSILON, relu: then != Then::Nothing }, &inputs)?;
+        if self.untracked {
+            return Ok(outputs[0]);
+        }
         self.track(g, format!("{name}.running_mean"), outputs[1], 1.0, Init::Zeros)?;
         // The running variance is the unbiased one, the normalisation uses the biased one.
         self.track(g, format!("{name}.running_var"), outputs[2], count / (count - 1.0), Init::Ones)?;

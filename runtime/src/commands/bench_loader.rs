@@ -45,7 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let dataset = Arc::new(Dataset::open(&args.data)?);
     let images = dataset.len();
     let batch_size = args.batch_size.min(images);
-    let config = LoaderConfig { crops: preset.crops, batch_size, seed: preset.train.seed, workers: args.threads, batches_ahead: 2 };
+    let config = LoaderConfig { crops: preset.crops, batch_size, micro_batches: 1, seed: preset.train.seed, workers: args.threads, batches_ahead: 2 };
     let crops = config.crops.size_crops.iter().zip(&config.crops.nmb_crops).map(|(size, count)| format!("{count}x{size}"));
     let crops = crops.collect::<Vec<_>>().join(" + ");
     let mut stream = Loader::new(dataset, config)?.stream(0, 0);

@@ -86,6 +86,14 @@ pub enum DataError {
         /// Images of the data set.
         images: usize,
     },
+    /// Parts of a batch that would not be of one size.
+    #[error("a batch of {batch_size} images cannot be cut into {micro_batches} equal micro-batches; let train.accumulate divide train.batch_size")]
+    UnequalMicroBatches {
+        /// Images of a batch.
+        batch_size: usize,
+        /// Micro-batches of a batch.
+        micro_batches: usize,
+    },
     /// A batch without images.
     #[error("{setting}: expected at least 1, got 0")]
     Zero {

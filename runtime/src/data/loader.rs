@@ -22,8 +22,11 @@ const NAMED: usize = 5;
 pub struct LoaderConfig {
     /// Crops and augmentations; valid preset settings.
     pub crops: Crops,
-    /// B: images of a batch.
+    /// Images of a batch.
     pub batch_size: usize,
+    /// N: equal parts of a batch, each of them crop-major; 1 for a batch in one piece. Images, order and pixels do not
+    /// depend on it.
+    pub micro_batches: usize,
     /// Seed of order, crops and augmentations.
     pub seed: u64,
     /// Threads; 0 for one per core.
@@ -38,7 +41,7 @@ pub struct LoaderConfig {
 /// use std::sync::Arc;
 /// use runtime::data::{Dataset, Loader, LoaderConfig};
 /// let dataset = Arc::new(Dataset::open(&["photos".into()])?);
-/// let config = LoaderConfig { crops: Default::default(), batch_size: 64, seed: 31, workers: 0, batches_ahead: 2 };
+/// let config = LoaderConfig { crops: Default::default(), batch_size: 64, micro_batches: 1, seed: 31, workers: 0, batches_ahead: 2 };
 /// let loader = Loader::new(dataset, config)?;
 /// let mut stream = loader.stream(0, 0);
 /// let batch = stream.next()?;
@@ -55,10 +58,16 @@ impl Loader {
     /// A loader for a data set.
     ///
     /// # Errors
-    /// A batch that is empty or larger than the data set.
+    /// A batch that is empty, larger than the data set, or not to be cut into equal micro-batches.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig) -> Result<Loader, DataError> {
         if config.batch_size == 0 {
             return Err(DataError::Zero { setting: "batch_size" });
+        }
+        if config.micro_batches == 0 {
+            return Err(DataError::Zero { setting: "micro_batches" });
+        }
+        if !config.batch_size.is_multiple_of(config.micro_batches) {
+            return Err(DataError::UnequalMicroBatches { batch_size: config.batch_size, micro_batches: config.micro_batches });
         }
         if config.batch_size > dataset.len() {
             return Err(DataError::BatchTooLarge { batch_size: config.batch_size, images: dataset.len() });
@@ -81,7 +90,7 @@ impl Loader {
             workers => workers,
         };
         let schedule = Schedule::new(config.seed, self.dataset.len(), config.batch_size, Position { epoch, batch });
-        let ring = Arc::new(Ring::new(&multi_crop, config.batch_size, config.batches_ahead, schedule));
+        let ring = Arc::new(Ring::new(&multi_crop, (config.batch_size, config.micro_batches), config.batches_ahead, schedule));
         let mut threads = Vec::new();
         for number in 0..workers {
             // Short enough that all threads end a batch at about the same time.

@@ -28,7 +28,7 @@ fn small_crops() -> Crops {
 }
 
 fn config(batch_size: usize, workers: usize) -> LoaderConfig {
-    LoaderConfig { crops: small_crops(), batch_size, seed: 9, workers, batches_ahead: 2 }
+    LoaderConfig { crops: small_crops(), batch_size, micro_batches: 1, seed: 9, workers, batches_ahead: 2 }
 }
 
 fn hash(batch: &Batch) -> String {
@@ -124,6 +124,28 @@ fn crops_lie_crop_major_in_their_groups() {
 }
 
 #[test]
+fn micro_batches_are_slices_of_the_batch() {
+    let (_folder, dataset) = small_dataset(30);
+    let batch = |micro_batches| {
+        let config = LoaderConfig { micro_batches, ..config(12, 3) };
+        Loader::new(Arc::clone(&dataset), config).expect("loader").stream(1, 1).next().expect("batch")
+    };
+    let (whole, parts) = (batch(1), batch(3));
+    assert_eq!(whole.indices(), parts.indices());
+    for (group, (count, bytes)) in [(2, crop_bytes(16)), (3, crop_bytes(8))].into_iter().enumerate() {
+        assert_eq!(whole.crops(group).len(), parts.crops(group).len());
+        for (crop, place) in (0..count).flat_map(|crop| (0..12).map(move |place| (crop, place))) {
+            let (micro, row) = (place / 4, place % 4);
+            let there = &parts.crops(group)[((micro * count + crop) * 4 + row) * bytes..][..bytes];
+            assert!(whole.crops(group)[(crop * 12 + place) * bytes..][..bytes] == *there, "crop {crop} of image {place}");
+        }
+    }
+    let refused = |micro_batches| Loader::new(Arc::clone(&dataset), LoaderConfig { micro_batches, ..config(12, 1) }).expect_err("refused").to_string();
+    assert!(refused(5).contains("12 images") && refused(5).contains("5 equal"), "{}", refused(5));
+    assert!(refused(0).contains("micro_batches"));
+}
+
+#[test]
 fn a_broken_image_is_substituted_and_counted() {
     let (folder, dataset) = small_dataset(120);
     let intact = hashes(&dataset, config(10, 2), (0, 0), 12);
@@ -202,7 +224,7 @@ fn stage_times_count_every_image() {
 fn photographs_give_the_same_batches_on_any_number_of_threads() {
     let Some(path) = test_data("imagenet-sample") else { return };
     let dataset = Arc::new(Dataset::open(&[path]).expect("data set").subset(24, 1));
-    let config = |workers| LoaderConfig { crops: Crops::default(), batch_size: 8, seed: 31, workers, batches_ahead: 1 };
+    let config = |workers| LoaderConfig { crops: Crops::default(), batch_size: 8, micro_batches: 1, seed: 31, workers, batches_ahead: 1 };
     assert_eq!(hashes(&dataset, config(1), (0, 0), 3), hashes(&dataset, config(3), (0, 0), 3));
 }
 

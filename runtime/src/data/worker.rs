@@ -73,7 +73,7 @@ impl Worker {
         let mut clock = Lap::start();
         let mut filled = lock(&slot.filled);
         if error.is_none() {
-            scatter(&self.multi_crop, &self.crops, place, ring.batch_size, &mut filled.buffers);
+            scatter(&self.multi_crop, &self.crops, place, ring.micro_batch_size, &mut filled.buffers);
         }
         times.other += clock.lap();
         filled.images += 1;
@@ -111,13 +111,14 @@ impl Worker {
     }
 }
 
-/// Copies an image's crops to their places in the groups' buffers.
-fn scatter(multi_crop: &MultiCrop, mut crops: &[u8], place: usize, batch_size: usize, buffers: &mut [Vec<u8>]) {
+/// Copies an image's crops to their places in the groups' buffers, u8 [N, count, B, 3, S, S].
+fn scatter(multi_crop: &MultiCrop, mut crops: &[u8], place: usize, micro_batch_size: usize, buffers: &mut [Vec<u8>]) {
+    let (micro, row) = (place / micro_batch_size, place % micro_batch_size);
     for (group, buffer) in multi_crop.groups().iter().zip(buffers) {
         let bytes = crop_bytes(group.size_px);
         for number in 0..group.count {
             let (crop, rest) = crops.split_at(bytes);
-            buffer[(number * batch_size + place) * bytes..][..bytes].copy_from_slice(crop);
+            buffer[((micro * group.count + number) * micro_batch_size + row) * bytes..][..bytes].copy_from_slice(crop);
             crops = rest;
         }
     }

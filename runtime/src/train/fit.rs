@@ -120,9 +120,11 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     let config = LoaderConfig {
         crops: preset.crops.clone(),
         batch_size: preset.train.batch_size,
+        micro_batches: preset.train.accumulate,
         seed: preset.train.seed,
         workers: preset.train.workers,
-        batches_ahead: BATCHES_AHEAD,
+        // Large batches of several micro-batches: as many micro-batches, but at least the next batch.
+        batches_ahead: BATCHES_AHEAD.div_ceil(preset.train.accumulate),
     };
     let loader = Loader::new(Arc::clone(&dataset), config)?;
     run.check(preset)?;
