@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use graphgen::artifacts::{export, initial_weights};
 use graphgen::preset::{Preset, SinkhornKernel, Target};
-use runtime::kernels::sinkhorn_calls;
+use runtime::kernels::{KernelSet, sinkhorn_calls};
 use runtime::session::environment::environment;
-use runtime::train::open_engine;
+use runtime::train::{open_engine, open_engine_with};
 
 /// The count of native calls is one for the whole process.
 static COUNTING: Mutex<()> = Mutex::new(());
@@ -79,15 +79,19 @@ fn counting() -> MutexGuard<'static, ()> {
     COUNTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(preset: &Preset, target: Target, sinkhorn: SinkhornKernel, directory: &Path) -> Outcome {
+fn run(preset: &Preset, target: Target, kernels: KernelSet, directory: &Path) -> Outcome {
     let _counting = counting();
     let mut preset = preset.clone();
-    (preset.train.target, preset.train.sinkhorn) = (Some(target), sinkhorn);
+    preset.train.target = Some(target);
+    preset.train.sinkhorn = match kernels {
+        KernelSet::Native => SinkhornKernel::Native,
+        KernelSet::Functions => SinkhornKernel::Graph,
+    };
     let manifest = export(&preset, directory).expect("exported");
     let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
     let weights = initial_weights(&preset).expect("initial weights");
 
-    let mut engine = open_engine(&environment, directory, &manifest, 1).expect("the graphs load");
+    let mut engine = open_engine_with(&environment, directory, &manifest, 1, kernels).expect("the graphs load");
     engine.load_weights(&weights).expect("the weights fit");
     let before = sinkhorn_calls();
     let bytes = crops(&preset, 0);
@@ -101,7 +105,7 @@ fn run(preset: &Preset, target: Target, sinkhorn: SinkhornKernel, directory: &Pa
     });
     let gradients = gradients.collect();
 
-    let mut engine = open_engine(&environment, directory, &manifest, 1).expect("the graphs load");
+    let mut engine = open_engine_with(&environment, directory, &manifest, 1, kernels).expect("the graphs load");
     engine.load_weights(&weights).expect("the weights fit");
     let losses = (0..3).map(|step| {
         let bytes = crops(&preset, step);
@@ -138,11 +142,11 @@ fn native_kernels_and_function_bodies_take_the_same_step_in_every_target() {
         let preset = preset(changes);
         let heads = preset.model.nmb_prototypes.counts().len() as u64;
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let variants = [(Target::Cpu, SinkhornKernel::Native), (Target::Cpu, SinkhornKernel::Graph), (Target::Portable, SinkhornKernel::Graph)];
+        let variants = [(Target::Cpu, KernelSet::Native), (Target::Cpu, KernelSet::Functions), (Target::Portable, KernelSet::Functions)];
         let outcomes: Vec<Outcome> = variants
             .into_iter()
             .enumerate()
-            .map(|(index, (target, sinkhorn))| run(&preset, target, sinkhorn, &directory.path().join(index.to_string())))
+            .map(|(index, (target, kernels))| run(&preset, target, kernels, &directory.path().join(index.to_string())))
             .collect();
         assert_eq!(outcomes[0].native_calls, 2 * heads, "{name}: the native Sinkhorn-Knopp ran for each assigned crop and head");
         assert_eq!((outcomes[1].native_calls, outcomes[2].native_calls), (0, 0), "{name}: the function bodies ran");

@@ -15,7 +15,7 @@ mod simd;
 pub mod sinkhorn;
 mod sinkhorn_operator;
 
-pub use operator::{DOMAIN, native_operators};
+pub use operator::{DOMAIN, KernelSet, native_operators};
 use parallel::Parallel;
 use scratch::ScratchPool;
 pub use sinkhorn_operator::{SinkhornOperator, sinkhorn_calls};

@@ -14,20 +14,40 @@ use super::sinkhorn_operator::SinkhornOperator;
 /// Domain of graph functions that may have a native kernel.
 pub const DOMAIN: &str = "swav";
 
-/// The native kernels for a session on the CPU, to be registered when the session is built. `threads`: what
-/// Sinkhorn-Knopp uses at most; the others use the session's own.
+/// Which of the graph's functions run as native kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum KernelSet {
+    /// All that there are kernels for.
+    #[default]
+    Native,
+    /// None but Sinkhorn-Knopp: the functions' bodies in standard operators.
+    Functions,
+}
+
+/// The native kernels for a session on the CPU, to be registered when the session is built. `sinkhorn`: the threads that
+/// Sinkhorn-Knopp uses at most, or none for its function's body; the others use
+/// the session's own. `None` if there is nothing to register.
 ///
 /// # Errors
 /// Whatever ONNX Runtime reports.
-pub fn native_operators(threads: usize) -> ort::Result<OperatorDomain> {
+pub fn native_operators(kernels: KernelSet, sinkhorn: Option<usize>) -> ort::Result<Option<OperatorDomain>> {
+    if kernels == KernelSet::Functions && sinkhorn.is_none() {
+        return Ok(None);
+    }
     let pool = Arc::new(ScratchPool::default());
-    OperatorDomain::new(DOMAIN)?
-        .add(SinkhornOperator { threads })?
-        .add(Native::<super::convolution::Forward>::new(&pool))?
-        .add(Native::<super::convolution::InputGradient>::new(&pool))?
-        .add(Native::<super::convolution::WeightGradient>::new(&pool))?
-        .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
-        .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))
+    let mut domain = OperatorDomain::new(DOMAIN)?;
+    if let Some(threads) = sinkhorn {
+        domain = domain.add(SinkhornOperator { threads })?;
+    }
+    if kernels == KernelSet::Native {
+        domain = domain
+            .add(Native::<super::convolution::Forward>::new(&pool))?
+            .add(Native::<super::convolution::InputGradient>::new(&pool))?
+            .add(Native::<super::convolution::WeightGradient>::new(&pool))?
+            .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
+            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?;
+    }
+    Ok(Some(domain))
 }
 
 /// A kernel on f32 tensors whose shapes are known from those of its inputs.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use graphgen::artifacts::{self, EncoderOptions};
+use graphgen::manifest::Manifest;
 use graphgen::preset::{Preset, SinkhornKernel};
 use graphgen::weights::{load_safetensors, write_atomically};
 use ort::environment::Environment;
@@ -14,7 +15,7 @@ use super::progress::Progress;
 use super::run::differences;
 use super::{InitRecord, MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
 use crate::data::{Dataset, Loader, LoaderConfig};
-use crate::kernels;
+use crate::kernels::{KernelSet, native_operators};
 use crate::session::{EngineError, SessionOptions, StockEngine};
 
 /// Batches made ahead of the one in use.
@@ -87,25 +88,33 @@ pub struct Summary {
     pub encoder: PathBuf,
 }
 
-/// An engine for a preset's graphs, with the native kernels it asks for.
+/// An engine for a preset's graphs, with all native kernels; `threads` is 0 for one a core.
 ///
 /// # Errors
 /// Graphs that ONNX Runtime does not accept.
-pub fn open_engine(
+pub fn open_engine(environment: &Environment, directory: &std::path::Path, manifest: &Manifest, threads: usize) -> Result<StockEngine, EngineError> {
+    open_engine_with(environment, directory, manifest, threads, KernelSet::Native)
+}
+
+/// [`open_engine`] with a choice of kernels. Sinkhorn-Knopp follows the preset's `train.sinkhorn`.
+///
+/// # Errors
+/// Graphs that ONNX Runtime does not accept.
+pub fn open_engine_with(
     environment: &Environment,
     directory: &std::path::Path,
-    manifest: &graphgen::manifest::Manifest,
+    manifest: &Manifest,
     threads: usize,
+    kernels: KernelSet,
 ) -> Result<StockEngine, EngineError> {
-    let operators = match manifest.preset.train.sinkhorn {
+    let sinkhorn = match manifest.preset.train.sinkhorn {
         SinkhornKernel::Graph => None,
-        SinkhornKernel::Native => {
-            let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
-            let domain = kernels::native_operators(threads);
-            #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
-            Some(Arc::new(domain.map_err(|source| EngineError::Run { activity: "registering the native kernels".into(), source })?))
-        }
+        SinkhornKernel::Native if threads == 0 => Some(std::thread::available_parallelism().map_or(1, usize::from)),
+        SinkhornKernel::Native => Some(threads),
     };
+    let domain = native_operators(kernels, sinkhorn).map_err(EngineError::run("registering the native kernels"))?;
+    #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
+    let operators = domain.map(Arc::new);
     StockEngine::open(environment, directory, manifest, &SessionOptions { threads, operators })
 }
 

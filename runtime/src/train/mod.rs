@@ -11,7 +11,7 @@ mod schedule;
 mod trainer;
 
 pub use error::TrainError;
-pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, train};
+pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, open_engine_with, train};
 pub use init::InitRecord;
 pub use metrics::{MetricsLog, StepMetrics};
 pub use run::RunDirectory;
