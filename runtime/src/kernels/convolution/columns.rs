@@ -18,6 +18,24 @@ const ROUND_ELEMENTS: usize = 2 * 1024 * 1024;
 /// Input channels up to which the taps of a pixel are gathered one by one: whole vectors would be mostly padding.
 const FEW_CHANNELS: usize = 8;
 
+/// Stands for a place outside the map.
+const OUTSIDE: u32 = u32::MAX;
+
+/// The input pixel under every tap of every output pixel, [out pixels][taps], or [`OUTSIDE`].
+fn pixels_under_taps(geometry: Geometry) -> Vec<u32> {
+    let Geometry { stride, padding, kernel, height, width, out_height, out_width, .. } = geometry;
+    let mut under = Vec::with_capacity(geometry.out_pixels() * geometry.taps());
+    for (y, x) in (0..out_height).flat_map(|y| (0..out_width).map(move |x| (y, x))) {
+        for (i, j) in (0..kernel).flat_map(|i| (0..kernel).map(move |j| (i, j))) {
+            let row = (y * stride + i).checked_sub(padding).filter(|&row| row < height);
+            let column = (x * stride + j).checked_sub(padding).filter(|&column| column < width);
+            let pixel = row.zip(column).and_then(|(row, column)| u32::try_from(row * width + column).ok());
+            under.push(pixel.unwrap_or(OUTSIDE));
+        }
+    }
+    under
+}
+
 /// Some rows of an output map.
 #[derive(Debug, Clone, Copy)]
 struct Strip {
@@ -82,12 +100,10 @@ impl Plan {
         ((self.rows - 1) * stride + kernel).min(height) * width + 1
     }
 
-    /// The input pixel under a tap of an output pixel.
-    fn under(&self, y: usize, x: usize, tap: usize) -> Option<(usize, usize)> {
-        let Geometry { stride, padding, kernel, height, width, .. } = self.geometry;
-        let row = (y * stride + tap / kernel).checked_sub(padding).filter(|&row| row < height)?;
-        let column = (x * stride + tap % kernel).checked_sub(padding).filter(|&column| column < width)?;
-        Some((row, column))
+    /// The part of [`pixels_under_taps`] of a strip, by output pixel.
+    fn under<'a>(&self, under: &'a [u32], strip: Strip) -> std::slice::ChunksExact<'a, u32> {
+        let row = self.geometry.out_width * self.geometry.taps();
+        under[strip.first * row..(strip.first + strip.rows) * row].chunks_exact(self.geometry.taps())
     }
 
     /// Whether a pixel's row of taps is the pixel itself.
@@ -99,21 +115,20 @@ impl Plan {
 /// Writes the rows of taps of a strip of one image, [out pixels][[`Plan::row_len`]]. `pixels`: room for the strip's
 /// input pixels with the channels last.
 #[inline(always)]
-fn fill_rows(plan: Plan, strip: Strip, x: &[f32], pixels: &mut [f32], rows: &mut [f32]) {
-    let Geometry { channels, width, out_width, .. } = plan.geometry;
+fn fill_rows<S: Simd>(simd: S, plan: Plan, under: &[u32], strip: Strip, x: &[f32], pixels: &mut [f32], rows: &mut [f32]) {
+    let Geometry { channels, width, .. } = plan.geometry;
     let (plane, row_len, taps) = (plan.geometry.pixels(), plan.row_len(), plan.geometry.taps());
     let (first, count) = plan.input_rows(strip);
     if plan.is_pointwise() {
         return to_rows(&x[first * width..], plane, channels, count * width, rows, row_len);
     }
-    let outputs = (strip.first..strip.first + strip.rows).flat_map(|y| (0..out_width).map(move |x| (y, x)));
+    let outputs = plan.under(under, strip).zip(rows.chunks_exact_mut(row_len));
     if plan.few_channels() {
-        for ((y, column), row) in outputs.zip(rows.chunks_exact_mut(row_len)) {
+        for (under, row) in outputs {
             row[channels * taps..].fill(0.0);
-            for tap in 0..taps {
-                let under = plan.under(y, column, tap);
-                for channel in 0..channels {
-                    row[channel * taps + tap] = under.map_or(0.0, |(y, column)| x[channel * plane + y * width + column]);
+            for (x, row) in x.chunks_exact(plane).zip(row.chunks_exact_mut(taps)) {
+                for (value, &pixel) in row.iter_mut().zip(under) {
+                    *value = if pixel == OUTSIDE { 0.0 } else { x[pixel as usize] };
                 }
             }
         }
@@ -122,10 +137,13 @@ fn fill_rows(plan: Plan, strip: Strip, x: &[f32], pixels: &mut [f32], rows: &mut
     let channels_padded = padded(channels);
     to_rows(x.get(first * width..).unwrap_or_default(), plane, channels, count * width, pixels, channels_padded);
     pixels[count * width * channels_padded..][..channels_padded].fill(0.0);
-    for ((y, column), row) in outputs.zip(rows.chunks_exact_mut(row_len)) {
-        for (tap, row) in row.chunks_exact_mut(channels_padded).enumerate() {
-            let pixel = plan.under(y, column, tap).map_or(count * width, |(y, column)| (y - first) * width + column);
-            row.copy_from_slice(&pixels[pixel * channels_padded..][..channels_padded]);
+    for (under, row) in outputs {
+        for (&pixel, row) in under.iter().zip(row.chunks_exact_mut(channels_padded)) {
+            let pixel = if pixel == OUTSIDE { count * width } else { pixel as usize - first * width };
+            let from = &pixels[pixel * channels_padded..][..channels_padded];
+            for lane in (0..channels_padded).step_by(S::F32_LANES) {
+                store(simd, load(simd, from, lane), row, lane);
+            }
         }
     }
 }
@@ -134,7 +152,7 @@ fn fill_rows(plan: Plan, strip: Strip, x: &[f32], pixels: &mut [f32], rows: &mut
 pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
     let Geometry { channels, out, .. } = geometry;
-    let plan = Plan::new(geometry, PIECE_PIXELS);
+    let (plan, under) = (Plan::new(geometry, PIECE_PIXELS), pixels_under_taps(geometry));
     let (row_len, taps) = (plan.row_len(), geometry.taps());
     let mut packed = pool.take(row_len * padded(out));
     for_each(parallel, packed.chunks_exact_mut(row_len * PANEL), |panel, packed| {
@@ -149,11 +167,12 @@ pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32]
     })?;
     let pieces = x.chunks(plan.images * channels * geometry.pixels()).zip(y.chunks_mut(plan.images * out * geometry.out_pixels()));
     let packed = &packed;
-    for_each(parallel, pieces, |_, (x, y)| arch.dispatch(Forward { plan, x, packed, y, pool }))
+    for_each(parallel, pieces, |_, (x, y)| arch.dispatch(Forward { plan, under: &under, x, packed, y, pool }))
 }
 
 struct Forward<'a> {
     plan: Plan,
+    under: &'a [u32],
     x: &'a [f32],
     packed: &'a [f32],
     y: &'a mut [f32],
@@ -165,7 +184,7 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Forward { plan, x, packed, y, pool } = self;
+        let Forward { plan, under, x, packed, y, pool } = self;
         let Geometry { channels, out, out_width, .. } = plan.geometry;
         let (row_len, out_padded, plane, out_plane) = (plan.row_len(), padded(out), plan.geometry.pixels(), plan.geometry.out_pixels());
         let (rows_len, products_len) = (plan.pixels() * row_len, plan.pixels() * out_padded);
@@ -176,7 +195,7 @@ impl WithSimd for Forward<'_> {
             let count = strip.rows * out_width;
             let mut done = 0;
             for x in x.chunks_exact(channels * plane) {
-                fill_rows(plan, strip, x, pixels, &mut rows[done * row_len..(done + count) * row_len]);
+                fill_rows(simd, plan, under, strip, x, pixels, &mut rows[done * row_len..(done + count) * row_len]);
                 done += count;
             }
             let shape = Shape { m: done, n: out_padded, k: row_len, a_stride: row_len, c_stride: out_padded };
@@ -192,7 +211,7 @@ impl WithSimd for Forward<'_> {
 pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
     let Geometry { channels, out, .. } = geometry;
-    let plan = Plan::new(geometry, PIECE_PIXELS);
+    let (plan, under) = (Plan::new(geometry, PIECE_PIXELS), pixels_under_taps(geometry));
     let (channels_padded, out_padded, taps) = (padded(channels), padded(out), geometry.taps());
     // [panel of (tap, channel)][out][PANEL]
     let panel_len = out_padded * PANEL;
@@ -208,11 +227,12 @@ pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w
     })?;
     let pieces = dy.chunks(plan.images * out * geometry.out_pixels()).zip(dx.chunks_mut(plan.images * channels * geometry.pixels()));
     let packed = &packed;
-    for_each(parallel, pieces, |_, (dy, dx)| arch.dispatch(InputGradient { plan, dy, packed, dx, pool }))
+    for_each(parallel, pieces, |_, (dy, dx)| arch.dispatch(InputGradient { plan, under: &under, dy, packed, dx, pool }))
 }
 
 struct InputGradient<'a> {
     plan: Plan,
+    under: &'a [u32],
     dy: &'a [f32],
     packed: &'a [f32],
     dx: &'a mut [f32],
@@ -224,7 +244,7 @@ impl WithSimd for InputGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let InputGradient { plan, dy, packed, dx, pool } = self;
+        let InputGradient { plan, under, dy, packed, dx, pool } = self;
         let Geometry { channels, out, width, out_width, .. } = plan.geometry;
         let (channels_padded, out_padded) = (padded(channels), padded(out));
         let (plane, out_plane) = (plan.geometry.pixels(), plan.geometry.out_pixels());
@@ -249,7 +269,7 @@ impl WithSimd for InputGradient<'_> {
                 if plan.is_pointwise() {
                     from_rows(rows, row_len, channels, count, &mut dx[strip.first * width..], plane);
                 } else {
-                    add_rows(simd, plan, strip, rows, &mut sums[image * sum_len..(image + 1) * sum_len]);
+                    add_rows(simd, plan, under, strip, rows, &mut sums[image * sum_len..(image + 1) * sum_len]);
                 }
             }
         }
@@ -263,14 +283,14 @@ impl WithSimd for InputGradient<'_> {
 
 /// Adds rows of taps to the pixels that they stand for.
 #[inline(always)]
-fn add_rows<S: Simd>(simd: S, plan: Plan, strip: Strip, rows: &[f32], sums: &mut [f32]) {
-    let Geometry { channels, width, out_width, .. } = plan.geometry;
-    let channels_padded = padded(channels);
-    let outputs = (strip.first..strip.first + strip.rows).flat_map(|y| (0..out_width).map(move |x| (y, x)));
-    for ((y, x), row) in outputs.zip(rows.chunks_exact(plan.geometry.taps() * channels_padded)) {
-        for (tap, row) in row.chunks_exact(channels_padded).enumerate() {
-            let Some((y, x)) = plan.under(y, x, tap) else { continue };
-            let sums = &mut sums[(y * width + x) * channels_padded..][..channels_padded];
+fn add_rows<S: Simd>(simd: S, plan: Plan, under: &[u32], strip: Strip, rows: &[f32], sums: &mut [f32]) {
+    let channels_padded = padded(plan.geometry.channels);
+    for (under, row) in plan.under(under, strip).zip(rows.chunks_exact(plan.geometry.taps() * channels_padded)) {
+        for (&pixel, row) in under.iter().zip(row.chunks_exact(channels_padded)) {
+            if pixel == OUTSIDE {
+                continue;
+            }
+            let sums = &mut sums[pixel as usize * channels_padded..][..channels_padded];
             for lane in (0..channels_padded).step_by(S::F32_LANES) {
                 let sum = simd.add_f32s(load(simd, sums, lane), load(simd, row, lane));
                 store(simd, sum, sums, lane);
@@ -283,7 +303,7 @@ fn add_rows<S: Simd>(simd: S, plan: Plan, strip: Strip, rows: &[f32], sums: &mut
 pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
     let Geometry { batch, channels, out, .. } = geometry;
-    let plan = Plan::new(geometry, 2 * PIECE_PIXELS);
+    let (plan, under) = (Plan::new(geometry, 2 * PIECE_PIXELS), pixels_under_taps(geometry));
     let (row_len, out_padded, taps) = (plan.row_len(), padded(out), geometry.taps());
     let piece_len = plan.pixels() * (row_len + out_padded);
     let pieces: Vec<(usize, Strip)> = (0..batch).step_by(plan.images).flat_map(|image| plan.strips().map(move |strip| (image, strip))).collect();
@@ -294,7 +314,7 @@ pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], 
     let mut values = pool.take(round.min(pieces.len()) * piece_len);
     for pieces in pieces.chunks(round) {
         for_each(parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, &(image, strip))| {
-            arch.dispatch(FillPiece { plan, image, strip, dy, x, values, pool });
+            arch.dispatch(FillPiece { plan, under: &under, image, strip, dy, x, values, pool });
         })?;
         let values = &values;
         for_each(parallel, sums.chunks_exact_mut(PANEL * out_padded), |panel, sums| {
@@ -314,6 +334,7 @@ pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], 
 /// The rows of taps and the gradients of one piece.
 struct FillPiece<'a> {
     plan: Plan,
+    under: &'a [u32],
     image: usize,
     strip: Strip,
     dy: &'a [f32],
@@ -326,8 +347,8 @@ impl WithSimd for FillPiece<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let FillPiece { plan, image, strip, dy, x, values, pool } = self;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let FillPiece { plan, under, image, strip, dy, x, values, pool } = self;
         let Geometry { batch, channels, out, out_width, .. } = plan.geometry;
         let (row_len, out_padded, plane, out_plane) = (plan.row_len(), padded(out), plan.geometry.pixels(), plan.geometry.out_pixels());
         let (rows, gradients) = values.split_at_mut(plan.pixels() * row_len);
@@ -335,7 +356,7 @@ impl WithSimd for FillPiece<'_> {
         let count = strip.rows * out_width;
         for index in 0..plan.images.min(batch - image) {
             let x = &x[(image + index) * channels * plane..][..channels * plane];
-            fill_rows(plan, strip, x, &mut pixels, &mut rows[index * count * row_len..(index + 1) * count * row_len]);
+            fill_rows(simd, plan, under, strip, x, &mut pixels, &mut rows[index * count * row_len..(index + 1) * count * row_len]);
             let dy = &dy[(image + index) * out * out_plane..][..out * out_plane];
             to_rows(&dy[strip.first * out_width..], out_plane, out, count, &mut gradients[index * count * out_padded..], out_padded);
         }
