@@ -32,7 +32,9 @@ impl Parallel for OrtPool<'_> {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), KernelError> {
         // A panic must not unwind into ONNX Runtime: it would abort the process without a message.
         let panic = Mutex::new(None);
-        self.0.par_for(tasks, 0, |index| {
+        // One batch a task lets threads take the next one when they are done: with one batch a thread, all wait for the one
+        // whose processor does something else.
+        self.0.par_for(tasks, tasks, |index| {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
                 let message = payload.downcast_ref::<String>().cloned().or_else(|| payload.downcast_ref::<&str>().map(|&text| text.to_owned()));
                 *panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.unwrap_or_default());
