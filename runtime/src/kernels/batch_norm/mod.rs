@@ -2,6 +2,9 @@
 //!
 //! A channel is worked on as a whole: its values stay in the cache between the passes for mean, variance and result.
 
+#[cfg(test)]
+mod tests;
+
 use pulp::{Simd, WithSimd};
 
 use super::Resources;
