@@ -17,7 +17,7 @@ use crate::preset::Target;
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormTrain {
     /// Added to the variance.
-    pub epsilon: f32,
+    pub epsilon: f64,
     /// ReLU behind the normalisation and the residual.
     pub relu: bool,
 }
@@ -57,7 +57,7 @@ impl Operator for BatchNormTrain {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon)), ("relu", Attribute::Int(self.relu.into()))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("relu", Attribute::Int(self.relu.into()))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -135,8 +135,8 @@ fn scratch(g: &mut Graph, x: ValueId) -> Result<(ValueId, ValueId), GraphError> 
 }
 
 /// `1 / √(variance + epsilon)`
-pub(super) fn inverse_std(g: &mut Graph, variance: ValueId, epsilon: f32) -> Result<ValueId, GraphError> {
-    let shifted = g.offset(variance, epsilon.into())?;
+pub(super) fn inverse_std(g: &mut Graph, variance: ValueId, epsilon: f64) -> Result<ValueId, GraphError> {
+    let shifted = g.offset(variance, epsilon)?;
     let deviation = g.sqrt(shifted)?;
     g.reciprocal(deviation)
 }

@@ -15,7 +15,7 @@ use crate::preset::Target;
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormTrainGrad {
     /// Added to the variance.
-    pub epsilon: f32,
+    pub epsilon: f64,
     /// Whether a ReLU stands behind: dy counts where y > 0.
     pub relu: bool,
     /// Whether a residual was added before the ReLU.
@@ -43,7 +43,7 @@ impl Operator for BatchNormTrainGrad {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon)), ("relu", Attribute::Int(self.relu.into())), ("residual", Attribute::Int(self.residual.into()))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("relu", Attribute::Int(self.relu.into())), ("residual", Attribute::Int(self.residual.into()))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -59,7 +59,7 @@ impl Operator for BatchNormTrainGrad {
         let over = |vector: &ArrayD<f64>| over_channels(vector, x.ndim());
         let sum = |values: &ArrayD<f64>| (0..values.ndim()).rev().filter(|&axis| axis != 1).fold(values.clone(), |sum, axis| sum.sum_axis(Axis(axis)));
         let count = (x.len() / x.shape()[1]) as f64;
-        let inverse = variance.mapv(|variance| 1.0 / (variance + f64::from(self.epsilon)).sqrt());
+        let inverse = variance.mapv(|variance| 1.0 / (variance + self.epsilon).sqrt());
         let normalized = (x - &over(mean)) * over(&inverse);
         let dbias = sum(dy);
         let dscale = sum(&(dy * &normalized));

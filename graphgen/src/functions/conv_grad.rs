@@ -1,12 +1,12 @@
 //! The two gradients of a convolution.
 
-use ndarray::{Array4, ArrayD};
+use ndarray::ArrayD;
 
 use super::convolution::{as_gemm, prefers_gemm};
 use super::taps::input_size_of;
 use super::{body_inputs, weight_gradient};
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
-use crate::ops::conv::{Window, each_tap, eval_input_gradient, infer_input_gradient, rank4};
+use crate::ops::conv::{Window, columns, eval_input_gradient, infer_input_gradient, outputs_as_rows, rank4};
 use crate::ops::{Attribute, Conv, ConvTranspose, Domain, Gather, Operator, Pad, Slice, Vjp};
 use crate::preset::Target;
 
@@ -123,9 +123,10 @@ impl Operator for ConvWeightGrad {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let (dy, x) = (rank4(inputs[0]), rank4(inputs[1]));
-        let mut dw = Array4::zeros((dy.dim().1, x.dim().1, self.window.kernel, self.window.kernel));
-        each_tap(self.window, x.dim(), dy.dim(), |n, c, o, (h, width), (a, b), (i, j)| dw[[o, c, a, b]] += dy[[n, o, i, j]] * x[[n, c, h, width]]);
-        vec![dw.into_dyn()]
+        let (kernel, (_, out, out_h, out_w)) = (self.window.kernel, dy.dim());
+        let dw = outputs_as_rows(&dy).dot(&columns(self.window, &x, [out_h, out_w]).t());
+        let dw = dw.to_shape((out, x.dim().1, kernel, kernel)).expect("a product for every tap");
+        vec![dw.into_owned().into_dyn()]
     }
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {

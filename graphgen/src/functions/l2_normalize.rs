@@ -12,7 +12,7 @@ use crate::preset::Target;
 #[derive(Debug, Clone, PartialEq)]
 pub struct L2Normalize {
     /// Smallest divisor.
-    pub epsilon: f32,
+    pub epsilon: f64,
 }
 
 impl Operator for L2Normalize {
@@ -26,7 +26,7 @@ impl Operator for L2Normalize {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32))]
     }
 
     /// `dx = (dy − y · Σ dy·y) / norm`
@@ -41,7 +41,7 @@ impl Operator for L2Normalize {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let x = inputs[0];
-        let norm = (x * x).sum_axis(Axis(1)).mapv(|square| square.sqrt().max(self.epsilon.into())).insert_axis(Axis(1));
+        let norm = (x * x).sum_axis(Axis(1)).mapv(|square| square.sqrt().max(self.epsilon)).insert_axis(Axis(1));
         vec![x / &norm, norm]
     }
 
@@ -60,7 +60,7 @@ impl L2Normalize {
         let square = g.mul(x, x)?;
         let sum = g.reduce_sum(square, &[1], true)?;
         let norm = g.sqrt(sum)?;
-        let norm = g.at_least(norm, self.epsilon.into())?;
+        let norm = g.at_least(norm, self.epsilon)?;
         Ok([g.div(x, norm)?, norm])
     }
 }

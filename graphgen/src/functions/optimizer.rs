@@ -14,9 +14,9 @@ use crate::preset::Target;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SgdStep {
     /// μ
-    pub momentum: f32,
+    pub momentum: f64,
     /// wd
-    pub weight_decay: f32,
+    pub weight_decay: f64,
 }
 
 /// LARS around SGD with momentum (apex's LARC with `clip=False`): where neither the parameter's nor the gradient's norm
@@ -25,13 +25,13 @@ pub struct SgdStep {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LarsStep {
     /// μ
-    pub momentum: f32,
+    pub momentum: f64,
     /// wd
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// trust
-    pub trust_coefficient: f32,
+    pub trust_coefficient: f64,
     /// ε
-    pub epsilon: f32,
+    pub epsilon: f64,
 }
 
 /// Adam or AdamW (PyTorch's). With c₁ = 1 − β₁ᵗ and c₂ = 1 − β₂ᵗ: decay couples as `g ← g + wd·p`, or decoupled as
@@ -40,13 +40,13 @@ pub struct LarsStep {
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamStep {
     /// β₁
-    pub beta1: f32,
+    pub beta1: f64,
     /// β₂
-    pub beta2: f32,
+    pub beta2: f64,
     /// ε
-    pub epsilon: f32,
+    pub epsilon: f64,
     /// wd
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// AdamW's decay.
     pub decoupled: bool,
 }
@@ -77,8 +77,8 @@ fn start<const N: usize>(names: [&str; N], states: usize, types: &[&TensorType])
 }
 
 /// `m ← μ·m + g`, `p ← p − lr·m`
-fn momentum_update(g: &mut Graph, momentum: f32, [p, gradient, m, lr]: [ValueId; 4]) -> Result<(), GraphError> {
-    let decayed = g.scale(m, momentum.into())?;
+fn momentum_update(g: &mut Graph, momentum: f64, [p, gradient, m, lr]: [ValueId; 4]) -> Result<(), GraphError> {
+    let decayed = g.scale(m, momentum)?;
     let m = g.add(decayed, gradient)?;
     let update = g.mul(m, lr)?;
     let p = g.sub(p, update)?;
@@ -87,8 +87,8 @@ fn momentum_update(g: &mut Graph, momentum: f32, [p, gradient, m, lr]: [ValueId;
     Ok(())
 }
 
-fn eval_momentum_update(momentum: f32, p: &ArrayD<f64>, gradient: ArrayD<f64>, m: &ArrayD<f64>, lr: f64) -> Vec<ArrayD<f64>> {
-    let m = m * f64::from(momentum) + gradient;
+fn eval_momentum_update(momentum: f64, p: &ArrayD<f64>, gradient: ArrayD<f64>, m: &ArrayD<f64>, lr: f64) -> Vec<ArrayD<f64>> {
+    let m = m * momentum + gradient;
     vec![p - &(&m * lr), m]
 }
 
@@ -101,7 +101,7 @@ impl Operator for SgdStep {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("momentum", Attribute::Float(self.momentum)), ("weight_decay", Attribute::Float(self.weight_decay))]
+        vec![("momentum", Attribute::Float(self.momentum as f32)), ("weight_decay", Attribute::Float(self.weight_decay as f32))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -110,13 +110,13 @@ impl Operator for SgdStep {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let [p, gradient, m, lr] = inputs else { unreachable!("the arity was checked") };
-        let gradient = *gradient + &(*p * f64::from(self.weight_decay));
+        let gradient = *gradient + &(*p * self.weight_decay);
         eval_momentum_update(self.momentum, p, gradient, m, lr[[0]])
     }
 
     fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [p, gradient, m, lr]) = start(["parameter", "gradient", "momentum", "learning_rate"], 3, inputs)?;
-        let decay = g.scale(p, self.weight_decay.into())?;
+        let decay = g.scale(p, self.weight_decay)?;
         let gradient = g.add(gradient, decay)?;
         momentum_update(&mut g, self.momentum, [p, gradient, m, lr])?;
         Ok(Some(g))
@@ -133,10 +133,10 @@ impl Operator for LarsStep {
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         vec![
-            ("epsilon", Attribute::Float(self.epsilon)),
-            ("momentum", Attribute::Float(self.momentum)),
-            ("trust_coefficient", Attribute::Float(self.trust_coefficient)),
-            ("weight_decay", Attribute::Float(self.weight_decay)),
+            ("epsilon", Attribute::Float(self.epsilon as f32)),
+            ("momentum", Attribute::Float(self.momentum as f32)),
+            ("trust_coefficient", Attribute::Float(self.trust_coefficient as f32)),
+            ("weight_decay", Attribute::Float(self.weight_decay as f32)),
         ]
     }
 
@@ -147,9 +147,9 @@ impl Operator for LarsStep {
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let [p, gradient, m, lr] = inputs else { unreachable!("the arity was checked") };
         let norm = |x: &ArrayD<f64>| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let (parameter_norm, gradient_norm, decay) = (norm(p), norm(gradient), f64::from(self.weight_decay));
+        let (parameter_norm, gradient_norm, decay) = (norm(p), norm(gradient), self.weight_decay);
         let gradient = if parameter_norm > 0.0 && gradient_norm > 0.0 {
-            let rate = f64::from(self.trust_coefficient) * parameter_norm / (gradient_norm + decay * parameter_norm + f64::from(self.epsilon));
+            let rate = self.trust_coefficient * parameter_norm / (gradient_norm + decay * parameter_norm + self.epsilon);
             (*gradient + &(*p * decay)) * rate
         } else {
             (*gradient).clone()
@@ -162,12 +162,12 @@ impl Operator for LarsStep {
         let rank = inputs[0].rank();
         let (zero, one) = (g.scalar(0.0, rank), g.scalar(1.0, rank));
         let (parameter_norm, gradient_norm) = (norm(&mut g, p)?, norm(&mut g, gradient)?);
-        let numerator = g.scale(parameter_norm, self.trust_coefficient.into())?;
-        let decayed_norm = g.scale(parameter_norm, self.weight_decay.into())?;
+        let numerator = g.scale(parameter_norm, self.trust_coefficient)?;
+        let decayed_norm = g.scale(parameter_norm, self.weight_decay)?;
         let denominator = g.add(gradient_norm, decayed_norm)?;
-        let denominator = g.offset(denominator, self.epsilon.into())?;
+        let denominator = g.offset(denominator, self.epsilon)?;
         let rate = g.div(numerator, denominator)?;
-        let decay = g.scalar(self.weight_decay.into(), rank);
+        let decay = g.scalar(self.weight_decay, rank);
         let (parameter_nonzero, gradient_nonzero) = (g.apply(Greater, &[parameter_norm, zero])?, g.apply(Greater, &[gradient_norm, zero])?);
         let mut where_both = |value, otherwise| {
             let inner = g.apply(Where, &[gradient_nonzero, value, otherwise])?;
@@ -200,11 +200,11 @@ impl Operator for AdamStep {
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         vec![
-            ("beta1", Attribute::Float(self.beta1)),
-            ("beta2", Attribute::Float(self.beta2)),
+            ("beta1", Attribute::Float(self.beta1 as f32)),
+            ("beta2", Attribute::Float(self.beta2 as f32)),
             ("decoupled", Attribute::Int(self.decoupled.into())),
-            ("epsilon", Attribute::Float(self.epsilon)),
-            ("weight_decay", Attribute::Float(self.weight_decay)),
+            ("epsilon", Attribute::Float(self.epsilon as f32)),
+            ("weight_decay", Attribute::Float(self.weight_decay as f32)),
         ]
     }
 
@@ -214,19 +214,19 @@ impl Operator for AdamStep {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let [p, gradient, m, v, lr, correction1, correction2] = inputs else { unreachable!("the arity was checked") };
-        let (beta1, beta2, decay) = (f64::from(self.beta1), f64::from(self.beta2), f64::from(self.weight_decay));
+        let (beta1, beta2, decay) = (self.beta1, self.beta2, self.weight_decay);
         let (lr, correction1, correction2) = (lr[[0]], correction1[[0]], correction2[[0]]);
         let (p, gradient) = if self.decoupled { (*p * (1.0 - lr * decay), (*gradient).clone()) } else { ((*p).clone(), *gradient + &(*p * decay)) };
         let m = *m * beta1 + &gradient * (1.0 - beta1);
         let v = *v * beta2 + &(&gradient * &gradient) * (1.0 - beta2);
-        let denominator = v.mapv(|v| v.sqrt() / correction2.sqrt() + f64::from(self.epsilon));
+        let denominator = v.mapv(|v| v.sqrt() / correction2.sqrt() + self.epsilon);
         vec![p - &m / &denominator * (lr / correction1), m, v]
     }
 
     fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
         let names = ["parameter", "gradient", "momentum", "variance", "learning_rate", "correction1", "correction2"];
         let (mut g, [p, gradient, m, v, lr, correction1, correction2]) = start(names, 4, inputs)?;
-        let (beta1, beta2, decay) = (f64::from(self.beta1), f64::from(self.beta2), f64::from(self.weight_decay));
+        let (beta1, beta2, decay) = (self.beta1, self.beta2, self.weight_decay);
         let (p, gradient) = if self.decoupled {
             let decay = g.scale(lr, decay)?;
             let shrink = g.mul(p, decay)?;
@@ -242,7 +242,7 @@ impl Operator for AdamStep {
         let v = g.add(old, new)?;
         let (root, correction2) = (g.sqrt(v)?, g.sqrt(correction2)?);
         let root = g.div(root, correction2)?;
-        let denominator = g.offset(root, self.epsilon.into())?;
+        let denominator = g.offset(root, self.epsilon)?;
         let step = g.div(lr, correction1)?;
         let direction = g.div(m, denominator)?;
         let update = g.mul(direction, step)?;

@@ -16,7 +16,7 @@ use crate::preset::Target;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SinkhornKnopp {
     /// ε: entropic regularisation.
-    pub epsilon: f32,
+    pub epsilon: f64,
     /// Pairs of normalisations.
     pub iterations: usize,
 }
@@ -42,7 +42,7 @@ impl Operator for SinkhornKnopp {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon)), ("iterations", Attribute::Int(self.iterations as i64))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("iterations", Attribute::Int(self.iterations as i64))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -57,7 +57,7 @@ impl Operator for SinkhornKnopp {
             }
             _ => inputs[0].clone(),
         };
-        let mut log = scores / f64::from(self.epsilon);
+        let mut log = scores / self.epsilon;
         for _ in 0..self.iterations {
             log = &log - log_sum_exp(&log, 0);
             log = &log - log_sum_exp(&log, 1);
@@ -81,7 +81,7 @@ impl Operator for SinkhornKnopp {
         } else {
             (scores, None)
         };
-        let log = g.scale(all, 1.0 / f64::from(self.epsilon))?;
+        let log = g.scale(all, 1.0 / self.epsilon)?;
         let (mut u, mut sample_weights) = (None, v.as_mut().map(|samples| samples.exclude(&mut g)).transpose()?);
         for _ in 0..self.iterations {
             let weighted = match sample_weights {

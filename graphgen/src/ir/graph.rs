@@ -110,10 +110,10 @@ impl Graph {
         self.add_value(Value { ty, source: ValueSource::Constant(data) })
     }
 
-    /// Adds an f32 constant with one element, of shape `[1; rank]`: a rank-0 constant makes ONNX Runtime's CPU
+    /// Adds an f32 constant with one element, kept exact until it is written, of shape `[1; rank]`: a rank-0 constant makes ONNX Runtime's CPU
     /// provider take a slow broadcasting path.
     pub fn scalar(&mut self, value: f64, rank: usize) -> ValueId {
-        self.constant(vec![1; rank], TensorData::F32(vec![value as f32]))
+        self.constant(vec![1; rank], TensorData::Exact(vec![value]))
     }
 
     /// Applies an operator with one output.

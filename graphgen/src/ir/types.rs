@@ -79,6 +79,8 @@ impl fmt::Display for TensorType {
 pub enum TensorData {
     /// 32-bit floats.
     F32(Vec<f32>),
+    /// 32-bit floats by their exact values: rounded when a file is written, not when a graph is evaluated in f64.
+    Exact(Vec<f64>),
     /// Pixels.
     U8(Vec<u8>),
     /// Indices and counters.
@@ -91,7 +93,7 @@ impl TensorData {
     /// Element type.
     pub fn dtype(&self) -> DType {
         match self {
-            TensorData::F32(_) => DType::F32,
+            TensorData::F32(_) | TensorData::Exact(_) => DType::F32,
             TensorData::U8(_) => DType::U8,
             TensorData::I64(_) => DType::I64,
             TensorData::Bool(_) => DType::Bool,
@@ -102,6 +104,7 @@ impl TensorData {
     pub fn len(&self) -> usize {
         match self {
             TensorData::F32(data) => data.len(),
+            TensorData::Exact(data) => data.len(),
             TensorData::U8(data) => data.len(),
             TensorData::I64(data) => data.len(),
             TensorData::Bool(data) => data.len(),
@@ -117,6 +120,7 @@ impl TensorData {
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             TensorData::F32(data) => data.iter().map(|&value| value.into()).collect(),
+            TensorData::Exact(data) => data.clone(),
             TensorData::U8(data) => data.iter().map(|&value| value.into()).collect(),
             TensorData::I64(data) => data.iter().map(|&value| value as f64).collect(),
             TensorData::Bool(data) => data.iter().map(|&value| f64::from(u8::from(value))).collect(),

@@ -26,7 +26,7 @@ pub struct TrainStep {
 /// # Errors
 /// Inputs without three channels.
 pub fn normalize_pixels(g: &mut Graph, pixels: ValueId, data: &Data) -> Result<ValueId, GraphError> {
-    let per_channel = |value: &dyn Fn(usize) -> f64| TensorData::F32((0..3).map(|channel| value(channel) as f32).collect());
+    let per_channel = |value: &dyn Fn(usize) -> f64| TensorData::Exact((0..3).map(value).collect());
     let scale = g.constant([1, 3, 1, 1], per_channel(&|channel| 1.0 / (255.0 * data.std[channel])));
     let shift = g.constant([1, 3, 1, 1], per_channel(&|channel| -data.mean[channel] / data.std[channel]));
     let scaled = g.mul(pixels, scale)?;
@@ -209,7 +209,7 @@ fn similarities(g: &mut Graph, rows: ValueId, prototypes: ValueId) -> Result<Val
 
 /// Sinkhorn-Knopp for every assigned crop, with the queue's scores before the batch's.
 pub(super) fn assign_codes(g: &mut Graph, preset: &Preset, head: &Head, assigned: &AssignedRows, queue: Option<&Queue>) -> Result<Vec<ValueId>, GraphError> {
-    let sinkhorn = SinkhornKnopp { epsilon: preset.loss.epsilon as f32, iterations: preset.loss.sinkhorn_iterations };
+    let sinkhorn = SinkhornKnopp { epsilon: preset.loss.epsilon, iterations: preset.loss.sinkhorn_iterations };
     let mut codes = Vec::new();
     for (position, &crop) in assigned.crops.iter().enumerate() {
         let scores = assigned.of(g, crop, head.scores)?;

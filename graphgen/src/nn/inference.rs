@@ -30,7 +30,7 @@ impl<'w> InferenceLayers<'w> {
         let part = |part: &str| self.weight(&format!("{name}.{part}"), &[out]);
         let (scale, shift, mean, variance) = (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
         let factors: Vec<f64> =
-            scale.iter().zip(variance).map(|(&scale, &variance)| f64::from(scale) / (f64::from(variance) + f64::from(BATCH_NORM_EPSILON)).sqrt()).collect();
+            scale.iter().zip(variance).map(|(&scale, &variance)| f64::from(scale) / (f64::from(variance) + BATCH_NORM_EPSILON).sqrt()).collect();
         let biases = (0..out)
             .map(|index| {
                 let before = bias.map_or(0.0, |bias| f64::from(bias[index]));

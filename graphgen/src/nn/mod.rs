@@ -12,11 +12,11 @@ use crate::ir::{Graph, GraphError, ValueId};
 use crate::ops::conv::Window;
 
 /// BatchNorm's epsilon (PyTorch's default).
-pub const BATCH_NORM_EPSILON: f32 = 1e-5;
+pub const BATCH_NORM_EPSILON: f64 = 1e-5;
 /// BatchNorm's momentum (PyTorch's default).
 pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
 /// Smallest norm an embedding or prototype is divided by (PyTorch's `normalize`).
-pub const NORM_EPSILON: f32 = 1e-12;
+pub const NORM_EPSILON: f64 = 1e-12;
 
 /// A convolution without bias, which a BatchNorm follows.
 #[derive(Debug, Clone, Copy)]

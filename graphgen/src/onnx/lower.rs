@@ -237,6 +237,7 @@ fn uniform(data: &TensorData) -> Option<TensorData> {
     }
     Some(match data {
         TensorData::F32(values) => TensorData::F32(vec![f32::from_bits(one(values.iter().map(|value| value.to_bits()))?)]),
+        TensorData::Exact(values) => TensorData::F32(vec![f32::from_bits(one(values.iter().map(|&value| (value as f32).to_bits()))?)]),
         TensorData::U8(values) => TensorData::U8(vec![one(values.iter().copied())?]),
         TensorData::I64(values) => TensorData::I64(vec![one(values.iter().copied())?]),
         TensorData::Bool(values) => TensorData::Bool(vec![one(values.iter().copied())?]),
@@ -247,6 +248,7 @@ fn uniform(data: &TensorData) -> Option<TensorData> {
 fn constant_name(ty: &TensorType, data: &TensorData) -> String {
     match data {
         TensorData::F32(values) if values.len() == 1 => format!("const/{}", values[0]),
+        TensorData::Exact(values) if values.len() == 1 => format!("const/{}", values[0] as f32),
         TensorData::I64(values) if values.len() <= 4 => format!("const/{values:?}").replace(' ', ""),
         _ => large_constant_name(ty),
     }

@@ -40,6 +40,7 @@ pub(super) fn symbolic_value_info(name: &str, dtype: DType, dims: &[Dim]) -> Val
 pub(super) fn tensor(ty: &TensorType, data: &TensorData) -> TensorProto {
     let raw: Vec<u8> = match data {
         TensorData::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        TensorData::Exact(values) => values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect(),
         TensorData::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         TensorData::U8(values) => values.clone(),
         TensorData::Bool(values) => values.iter().map(|&value| value.into()).collect(),

@@ -1,6 +1,6 @@
 //! Two-dimensional convolutions, NCHW, one group.
 
-use ndarray::{Array4, ArrayD, Ix4};
+use ndarray::{Array2, Array4, ArrayD, ArrayView4, Ix4};
 
 use super::{Attribute, Operator, Vjp};
 use crate::ir::{GraphError, TensorType, ValueId};
@@ -74,10 +74,11 @@ impl Operator for Conv {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let (x, w) = (rank4(inputs[0]), rank4(inputs[1]));
-        let output = |length| self.window.output(length).expect("shapes were inferred");
-        let (n, _, h, width) = x.dim();
-        let mut y = Array4::zeros((n, w.dim().0, output(h), output(width)));
-        each_tap(self.window, x.dim(), y.dim(), |n, c, o, (in_h, in_w), (a, b), (i, j)| y[[n, o, i, j]] += x[[n, c, in_h, in_w]] * w[[o, c, a, b]]);
+        let (n, _, height, width) = x.dim();
+        let [out_h, out_w] = [height, width].map(|length| self.window.output(length).expect("shapes were inferred"));
+        let products = kernels_as_rows(&w).dot(&columns(self.window, &x, [out_h, out_w]));
+        let y = products.to_shape((w.dim().0, n, out_h, out_w)).expect("a column for every output position");
+        let mut y = y.permuted_axes([1, 0, 2, 3]).as_standard_layout().into_owned();
         if let Some(bias) = inputs.get(2) {
             let bias = bias.view().into_shape_with_order((1, w.dim().0, 1, 1)).expect("a vector");
             y += &bias;
@@ -87,28 +88,45 @@ impl Operator for Conv {
 }
 
 /// A view of rank 4.
-pub(crate) fn rank4(x: &ArrayD<f64>) -> ndarray::ArrayView4<'_, f64> {
+pub(crate) fn rank4(x: &ArrayD<f64>) -> ArrayView4<'_, f64> {
     x.view().into_dimensionality::<Ix4>().expect("rank 4")
 }
 
-/// Calls `f(n, c, o, input position, kernel position, output position)` for every product of a convolution of an input
-/// [N,C,H,W] to an output [N,O,H',W'] that does not fall on the padding.
-pub(crate) fn each_tap(
+/// Kernels [O,C,k,k] as a matrix [O, C·k·k].
+fn kernels_as_rows(w: &ArrayView4<'_, f64>) -> Array2<f64> {
+    let (out, channels, height, width) = w.dim();
+    w.to_shape((out, channels * height * width)).expect("as many elements").into_owned()
+}
+
+/// Output values [N,O,H',W'] as a matrix [O, N·H'·W'].
+pub(crate) fn outputs_as_rows(y: &ArrayView4<'_, f64>) -> Array2<f64> {
+    let (n, out, height, width) = y.dim();
+    y.view().permuted_axes([1, 0, 2, 3]).to_shape((out, n * height * width)).expect("as many elements").into_owned()
+}
+
+/// A convolution's input x [N,C,H,W] as the matrix [C·k·k, N·H'·W'] that its kernels multiply: what each tap meets at
+/// each output position, 0 on the padding.
+pub(crate) fn columns(window: Window, x: &ArrayView4<'_, f64>, output: [usize; 2]) -> Array2<f64> {
+    let (n, channels, ..) = x.dim();
+    let mut columns = Array2::zeros((channels * window.kernel * window.kernel, n * output[0] * output[1]));
+    each_entry(window, x.dim(), output, |entry, position| columns[entry] = x[position]);
+    columns
+}
+
+/// Calls `f` with every entry of [`columns`] that does not fall on the padding, and its position in x.
+fn each_entry(
     window: Window,
     (batch, channels, height, width): (usize, usize, usize, usize),
-    (_, out, out_h, out_w): (usize, usize, usize, usize),
-    mut f: impl FnMut(usize, usize, usize, (usize, usize), (usize, usize), (usize, usize)),
+    [out_h, out_w]: [usize; 2],
+    mut f: impl FnMut([usize; 2], [usize; 4]),
 ) {
-    for n in 0..batch {
-        for o in 0..out {
-            for c in 0..channels {
-                for (i, a) in (0..out_h).flat_map(|i| (0..window.kernel).map(move |a| (i, a))) {
-                    let Some(in_h) = window.input(i, a, height) else { continue };
-                    for (j, b) in (0..out_w).flat_map(|j| (0..window.kernel).map(move |b| (j, b))) {
-                        let Some(in_w) = window.input(j, b, width) else { continue };
-                        f(n, c, o, (in_h, in_w), (a, b), (i, j));
-                    }
-                }
+    let taps = (0..window.kernel).flat_map(|a| (0..window.kernel).map(move |b| (a, b)));
+    for (row, (c, (a, b))) in (0..channels).flat_map(|c| taps.clone().map(move |tap| (c, tap))).enumerate() {
+        for (n, i) in (0..batch).flat_map(|n| (0..out_h).map(move |i| (n, i))) {
+            let Some(in_h) = window.input(i, a, height) else { continue };
+            for j in 0..out_w {
+                let Some(in_w) = window.input(j, b, width) else { continue };
+                f([row, (n * out_h + i) * out_w + j], [n, c, in_h, in_w]);
             }
         }
     }
@@ -139,7 +157,8 @@ pub(crate) fn infer_input_gradient(window: Window, input_size: [usize; 2], input
 pub(crate) fn eval_input_gradient(window: Window, input_size: [usize; 2], inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
     let (dy, w) = (rank4(inputs[0]), rank4(inputs[1]));
     let mut dx = Array4::zeros((dy.dim().0, w.dim().1, input_size[0], input_size[1]));
-    each_tap(window, dx.dim(), dy.dim(), |n, c, o, (h, width), (a, b), (i, j)| dx[[n, c, h, width]] += dy[[n, o, i, j]] * w[[o, c, a, b]]);
+    let columns = kernels_as_rows(&w).t().dot(&outputs_as_rows(&dy));
+    each_entry(window, dx.dim(), [dy.dim().2, dy.dim().3], |entry, position| dx[position] += columns[entry]);
     vec![dx.into_dyn()]
 }
 

@@ -10,7 +10,7 @@ use crate::ir::{GraphError, TensorType, ValueId};
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormalization {
     /// Added to the variance.
-    pub epsilon: f32,
+    pub epsilon: f64,
 }
 
 /// Training mode with momentum 0: outputs y, the batch's mean and biased variance [C].
@@ -19,7 +19,7 @@ pub struct BatchNormalization {
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormalizationTraining {
     /// Added to the variance.
-    pub epsilon: f32,
+    pub epsilon: f64,
 }
 
 fn check(inputs: &[&TensorType]) -> Result<TensorType, String> {
@@ -49,9 +49,9 @@ pub(crate) fn batch_statistics(x: &ArrayD<f64>) -> (ArrayD<f64>, ArrayD<f64>) {
 }
 
 /// `scale · (x − mean) / √(var + epsilon) + bias`
-pub(crate) fn normalize(x: &ArrayD<f64>, scale: &ArrayD<f64>, bias: &ArrayD<f64>, mean: &ArrayD<f64>, variance: &ArrayD<f64>, epsilon: f32) -> ArrayD<f64> {
+pub(crate) fn normalize(x: &ArrayD<f64>, scale: &ArrayD<f64>, bias: &ArrayD<f64>, mean: &ArrayD<f64>, variance: &ArrayD<f64>, epsilon: f64) -> ArrayD<f64> {
     let over = |vector: &ArrayD<f64>| over_channels(vector, x.ndim());
-    let inverse = variance.mapv(|variance| 1.0 / (variance + f64::from(epsilon)).sqrt());
+    let inverse = variance.mapv(|variance| 1.0 / (variance + epsilon).sqrt());
     (x - &over(mean)) * over(&(&inverse * scale)) + over(bias)
 }
 
@@ -63,7 +63,7 @@ impl Operator for BatchNormalization {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon)), ("training_mode", Attribute::Int(0))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("training_mode", Attribute::Int(0))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -86,7 +86,7 @@ impl Operator for BatchNormalizationTraining {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon)), ("momentum", Attribute::Float(0.0)), ("training_mode", Attribute::Int(1))]
+        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("momentum", Attribute::Float(0.0)), ("training_mode", Attribute::Int(1))]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {

@@ -75,7 +75,7 @@ impl Operator for GlobalAveragePool {
         let dy = cx.gradient()?;
         let [_, _, height, width] = *cx.graph.shape(cx.input(0)) else { unreachable!("shapes were inferred") };
         let pixels = height * width;
-        let weights = cx.graph.constant(vec![1, 1, height, width], TensorData::F32(vec![1.0 / pixels as f32; pixels]));
+        let weights = cx.graph.constant(vec![1, 1, height, width], TensorData::Exact(vec![1.0 / pixels as f64; pixels]));
         Ok(vec![Some(cx.graph.mul(dy, weights)?)])
     }
 

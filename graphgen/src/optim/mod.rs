@@ -8,13 +8,13 @@ use crate::ops::{Greater, Where};
 use crate::preset::{OptimizerName, Preset};
 
 /// LARS's epsilon (apex's LARC).
-const LARS_EPSILON: f32 = 1e-8;
+const LARS_EPSILON: f64 = 1e-8;
 /// Adam's decay of the first moment (PyTorch's default).
 const ADAM_BETA1: f64 = 0.9;
 /// Adam's decay of the second moment (PyTorch's default).
 const ADAM_BETA2: f64 = 0.999;
 /// Adam's epsilon (PyTorch's default).
-const ADAM_EPSILON: f32 = 1e-8;
+const ADAM_EPSILON: f64 = 1e-8;
 
 /// Scalars of the step.
 struct Scalars {
@@ -59,17 +59,17 @@ fn update(g: &mut Graph, preset: &Preset, scalars: &Scalars, parameter: &Paramet
     }
 
     let optim = &preset.optim;
-    let (weight_decay, mu) = (optim.weight_decay as f32, optim.momentum as f32);
+    let (weight_decay, mu) = (optim.weight_decay, optim.momentum);
     let lr = scalars.learning_rate;
     let next = match (optim.name, variance, scalars.corrections) {
         (OptimizerName::Lars, ..) => {
-            let step = LarsStep { momentum: mu, weight_decay, trust_coefficient: optim.trust_coefficient as f32, epsilon: LARS_EPSILON };
+            let step = LarsStep { momentum: mu, weight_decay, trust_coefficient: optim.trust_coefficient, epsilon: LARS_EPSILON };
             g.apply_all(step, &[p, gradient, momentum, lr])?
         }
         (OptimizerName::Sgd, ..) => g.apply_all(SgdStep { momentum: mu, weight_decay }, &[p, gradient, momentum, lr])?,
         (OptimizerName::Adam | OptimizerName::AdamW, Some(variance), Some(corrections)) => {
             let decoupled = optim.name == OptimizerName::AdamW;
-            let step = AdamStep { beta1: ADAM_BETA1 as f32, beta2: ADAM_BETA2 as f32, epsilon: ADAM_EPSILON, weight_decay, decoupled };
+            let step = AdamStep { beta1: ADAM_BETA1, beta2: ADAM_BETA2, epsilon: ADAM_EPSILON, weight_decay, decoupled };
             let [correction1, correction2] = corrections[usize::from(is_prototypes)];
             g.apply_all(step, &[p, gradient, momentum, variance, lr, correction1, correction2])?
         }

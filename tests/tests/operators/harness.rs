@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use graphgen::interpreter::evaluate;
-use graphgen::ir::{DType, Graph, TensorData, TensorType};
+use graphgen::ir::{DType, Graph, TensorType};
 use graphgen::onnx::{ModelOptions, encode, write_model};
 use graphgen::ops::Op;
 use graphgen::preset::Target;
@@ -47,16 +47,6 @@ impl Input {
 
     pub fn map(&self, f: impl FnMut(f64) -> f64) -> Self {
         Input::from_array(self.ty.dtype, self.values.mapv(f))
-    }
-
-    fn data(&self) -> TensorData {
-        let values = self.values.iter();
-        match self.ty.dtype {
-            DType::F32 => TensorData::F32(values.map(|&value| value as f32).collect()),
-            DType::U8 => TensorData::U8(values.map(|&value| value as u8).collect()),
-            DType::I64 => TensorData::I64(values.map(|&value| value as i64).collect()),
-            DType::Bool => TensorData::Bool(values.map(|&value| value != 0.0).collect()),
-        }
     }
 }
 
@@ -215,12 +205,12 @@ fn run(model: &[u8], inputs: &[Input], outputs: usize, level: GraphOptimizationL
 }
 
 fn tensor(input: &Input) -> ort::Result<DynValue> {
-    let shape = input.ty.shape.clone();
-    Ok(match input.data() {
-        TensorData::F32(data) => Tensor::from_array((shape, data))?.into_dyn(),
-        TensorData::U8(data) => Tensor::from_array((shape, data))?.into_dyn(),
-        TensorData::I64(data) => Tensor::from_array((shape, data))?.into_dyn(),
-        TensorData::Bool(data) => Tensor::from_array((shape, data))?.into_dyn(),
+    let (shape, values) = (input.ty.shape.clone(), input.values.iter());
+    Ok(match input.ty.dtype {
+        DType::F32 => Tensor::from_array((shape, values.map(|&value| value as f32).collect::<Vec<_>>()))?.into_dyn(),
+        DType::U8 => Tensor::from_array((shape, values.map(|&value| value as u8).collect::<Vec<_>>()))?.into_dyn(),
+        DType::I64 => Tensor::from_array((shape, values.map(|&value| value as i64).collect::<Vec<_>>()))?.into_dyn(),
+        DType::Bool => Tensor::from_array((shape, values.map(|&value| value != 0.0).collect::<Vec<_>>()))?.into_dyn(),
     })
 }
 

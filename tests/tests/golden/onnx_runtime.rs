@@ -1,0 +1,86 @@
+//! Runs a graph with named inputs: in ONNX Runtime, and in graphgen's f64 evaluation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use graphgen::interpreter::{Evaluation, evaluate};
+use graphgen::ir::{Graph, TensorData};
+use graphgen::onnx::{ModelOptions, encode, write_model};
+use graphgen::preset::Target;
+use ndarray::{ArrayD, IxDyn};
+use ort::session::Session;
+use ort::value::{DynValue, Tensor};
+use runtime::kernels::{KernelSet, native_operators};
+use runtime::session::environment::environment;
+
+/// Inputs by name; those of type f32 may be exact.
+pub type Inputs = BTreeMap<String, TensorData>;
+
+/// How ONNX Runtime runs a graph.
+#[derive(Debug, Clone, Copy)]
+pub enum Variant {
+    /// As the runtime does: the CPU's formulations, Sinkhorn-Knopp in Rust.
+    Native,
+    /// Any ONNX Runtime: standard operators only.
+    Portable,
+}
+
+pub const VARIANTS: [Variant; 2] = [Variant::Native, Variant::Portable];
+
+/// Evaluates a graph in f64.
+pub fn in_f64(graph: &Graph, inputs: &Inputs) -> Evaluation {
+    let array = |&input| {
+        let name = graph.input_name(input);
+        let data = inputs.get(name).unwrap_or_else(|| panic!("no value for the input {name}"));
+        (name.to_owned(), ArrayD::from_shape_vec(IxDyn(graph.shape(input)), data.to_f64()).expect("the shape of the input"))
+    };
+    evaluate(graph, &graph.inputs().iter().map(array).collect())
+}
+
+/// Runs a graph in ONNX Runtime; the outputs of type f32.
+pub fn in_onnx_runtime(graph: &Graph, inputs: &Inputs, variant: Variant) -> BTreeMap<String, Vec<f32>> {
+    // The environment first: it loads the library that kernels are registered with.
+    let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+    let (target, operators) = match variant {
+        Variant::Native => (Target::Cpu, native_operators(KernelSet::Native, Some(1)).expect("the native kernels")),
+        Variant::Portable => (Target::Portable, None),
+    };
+    let model = write_model(graph, "golden", &ModelOptions::new(target)).expect("a model");
+    let mut builder = Session::builder(&environment).expect("a session");
+    if let Some(operators) = operators {
+        #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
+        let operators = Arc::new(operators);
+        builder = builder.with_operators(operators).expect("a session with native kernels");
+    }
+    let mut session = builder.commit_from_memory(&encode(&model).expect("a model")).expect("a graph that ONNX Runtime takes");
+    let tensors: Vec<(String, DynValue)> = graph
+        .inputs()
+        .iter()
+        .map(|&input| {
+            let (name, shape) = (graph.input_name(input).to_owned(), graph.shape(input).to_vec());
+            let data = inputs.get(&name).unwrap_or_else(|| panic!("no value for the input {name}"));
+            (name, tensor(shape, data).expect("a tensor of the input's shape"))
+        })
+        .collect();
+    let results = session.run(tensors).expect("a run");
+    let outputs = graph.outputs().iter().filter_map(|(name, _)| {
+        let (_, data) = results[name.as_str()].try_extract_tensor::<f32>().ok()?;
+        Some((name.clone(), data.to_vec()))
+    });
+    outputs.collect()
+}
+
+fn tensor(shape: Vec<usize>, data: &TensorData) -> ort::Result<DynValue> {
+    Ok(match data {
+        TensorData::F32(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
+        TensorData::Exact(data) => Tensor::from_array((shape, data.iter().map(|&value| value as f32).collect::<Vec<_>>()))?.into_dyn(),
+        TensorData::U8(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
+        TensorData::I64(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
+        TensorData::Bool(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
+    })
+}
+
+/// Values of an output of an evaluation.
+pub fn output<'a>(graph: &Graph, evaluation: &'a Evaluation, name: &str) -> &'a ArrayD<f64> {
+    evaluation.get(graph.find_output(name).unwrap_or_else(|| panic!("there is no output {name}")))
+}
