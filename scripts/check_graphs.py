@@ -24,17 +24,10 @@ import onnx
 import onnxruntime
 from safetensors.numpy import load_file
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"))
+import formula
+
 DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
-
-
-def formula_crops(shape, group):
-    """u8 pixels: the top byte of a multiplicative hash of the position, averaged with a smooth ramp per image."""
-    index = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(group * 7919)
-    noise = ((index * np.uint64(2654435761)) % np.uint64(1 << 32) >> np.uint64(24)).reshape(shape)
-    count, channels, height, width = shape
-    image, channel, row, column = np.ogrid[:count, :channels, :height, :width]
-    ramp = (image * 37 + channel * 61 + row * (3 + image % 5) + column * (2 + image % 7)) % 256
-    return ((noise + ramp.astype(np.uint64)) // 2).astype(np.uint8)
 
 
 def inputs_of(session, directory, native):
@@ -47,7 +40,7 @@ def inputs_of(session, directory, native):
         elif spec.name in weights:
             value, origin = weights[spec.name], "init.safetensors"
         elif spec.name.startswith("crops/"):
-            value, origin = formula_crops(shape, int(spec.name.removeprefix("crops/"))), "the formula"
+            value, origin = formula.pixels(spec.name, shape), "the formula"
         elif spec.name.startswith("queue/"):
             value, origin = np.zeros(shape, dtype), "an empty queue"
         else:
