@@ -113,7 +113,6 @@ pub fn open_engine_with(
         SinkhornKernel::Native => Some(threads),
     };
     let domain = native_operators(kernels, sinkhorn).map_err(EngineError::run("registering the native kernels"))?;
-    #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
     let operators = domain.map(Arc::new);
     StockEngine::open(environment, directory, manifest, &SessionOptions { threads, operators })
 }
