@@ -165,13 +165,18 @@ fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, a
     let tensors = values.iter().map(|value| value.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
     let inputs: Vec<&[f32]> = tensors.iter().map(|&(_, data)| data).collect();
     let shapes: Vec<Vec<usize>> = tensors.iter().map(|(shape, _)| shape.iter().map(|&size| size as usize).collect()).collect();
-    let mut values = kernel
-        .infer(&shapes)
-        .map_err(named::<K>)?
-        .into_iter()
-        .enumerate()
-        .map(|(index, shape)| context.output(index, shape)?.ok_or_else(|| named::<K>(format!("output {index} is missing"))))
+    let sizes = kernel.infer(&shapes).map_err(named::<K>)?;
+    let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
+    // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
+    let mut unread: Vec<Vec<f32>> =
+        sizes.iter().zip(&values).map(|(shape, value)| vec![0.0; if value.is_none() { shape.iter().product() } else { 0 }]).collect();
+    let outputs = values
+        .iter_mut()
+        .zip(&mut unread)
+        .map(|(value, unread)| match value {
+            Some(value) => Ok(value.try_extract_tensor_mut::<f32>()?.1),
+            None => Ok(unread.as_mut_slice()),
+        })
         .collect::<ort::Result<Vec<_>>>()?;
-    let outputs = values.iter_mut().map(|value| Ok(value.try_extract_tensor_mut::<f32>()?.1)).collect::<ort::Result<Vec<_>>>()?;
     kernel.compute(&Resources { parallel: &OrtPool(context), pool, arch }, &shapes, &inputs, outputs).map_err(named::<K>)
 }
