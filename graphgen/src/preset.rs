@@ -330,6 +330,10 @@ impl Default for Optim {
 pub struct Data {
     /// Train on a seeded random subset of this many images; 0 for all.
     pub limit: usize,
+    /// Share of an epoch's images, 0 to 1, that may be broken; other images stand in for them.
+    pub max_broken_share: f64,
+    /// Turn images as their EXIF orientation says; off, as in torchvision.
+    pub exif_orientation: bool,
     /// Mean of the RGB channels, of pixels in 0…1.
     pub mean: [f64; 3],
     /// Standard deviation of the RGB channels.
@@ -338,7 +342,7 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Data { limit: 0, mean: [0.485, 0.456, 0.406], std: [0.228, 0.224, 0.225] }
+        Data { limit: 0, max_broken_share: 0.01, exif_orientation: false, mean: [0.485, 0.456, 0.406], std: [0.228, 0.224, 0.225] }
     }
 }
 
@@ -588,6 +592,9 @@ impl Preset {
             return invalid("optim.momentum", format!("expected a number from 0 to below 1, got {}", optim.momentum));
         }
 
+        if !(0.0..=1.0).contains(&data.max_broken_share) {
+            return invalid("data.max_broken_share", format!("expected a share from 0 to 1, got {}", data.max_broken_share));
+        }
         if data.mean.iter().any(|mean| !(0.0..=1.0).contains(mean)) {
             return invalid("data.mean", format!("expected three numbers from 0 to 1, got {:?}", data.mean));
         }

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::augment::resize::Resizer;
 use super::dataset::Dataset;
-use super::decode::{DEFAULT_PIXEL_LIMIT, RgbImage, decode_rgb_into};
+use super::decode::{DecodeOptions, RgbImage, decode_rgb_into};
 use super::error::DataError;
 use super::eval_transform::EvalTransform;
 
@@ -86,7 +86,7 @@ fn make_batch(
     for index in indices.clone() {
         let named = |source| DataError::Image { name: dataset.name(index), source: Box::new(source) };
         dataset.read_into(index, encoded)?;
-        decode_rgb_into(encoded, DEFAULT_PIXEL_LIMIT, image).map_err(named)?;
+        decode_rgb_into(encoded, DecodeOptions::default(), image).map_err(named)?;
         let made = transform.apply_with(image, resizer).map_err(named)?;
         if batch.indices.is_empty() {
             (batch.height, batch.width) = (made.height, made.width);

@@ -13,7 +13,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::progress::Progress;
 use super::run::differences;
 use super::{InitRecord, MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
-use crate::data::{Dataset, Loader, LoaderConfig};
+use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 use crate::kernels;
 use crate::session::{EngineError, SessionOptions, StockEngine};
 
@@ -123,6 +123,8 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
         seed: preset.train.seed,
         workers: preset.train.workers,
         batches_ahead: BATCHES_AHEAD,
+        decode: DecodeOptions { exif_orientation: preset.data.exif_orientation, ..DecodeOptions::default() },
+        broken: BrokenPolicy { max_share: preset.data.max_broken_share, list: Some(run.broken_images()) },
     };
     let loader = Loader::new(Arc::clone(&dataset), config)?;
     run.check(preset)?;
