@@ -3,9 +3,10 @@
 //! `index.jsonl` is JSON lines: a header with the shards and their sizes, then for each image
 //! `[shard, offset, length, name, class or null]`.
 
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use graphgen::weights::{WeightsError, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use super::dataset::{Found, Place};
@@ -38,17 +39,18 @@ struct Line(usize, u64, u64, String, Option<String>);
 pub(super) fn write(folder: &Path, shards: &[Shard], images: &[(usize, Found)]) -> Result<(), DataError> {
     let path = folder.join(INDEX_FILE);
     let io = |source| DataError::Io { path: path.clone(), source };
-    let mut file = BufWriter::new(tempfile::NamedTempFile::new_in(folder).map_err(io)?);
     let header = Header { format: FORMAT.into(), version: VERSION, shards: shards.to_vec() };
-    writeln!(file, "{}", serde_json::to_string(&header).map_err(|error| io(error.into()))?).map_err(io)?;
+    let mut text = serde_json::to_string(&header).map_err(|error| io(error.into()))?;
     for (shard, Found { name, class, place }) in images {
         let Some(Place { offset, len }) = *place else { continue };
-        let line = serde_json::to_string(&Line(*shard, offset, len, name.clone(), class.clone())).map_err(|error| io(error.into()))?;
-        writeln!(file, "{line}").map_err(io)?;
+        text.push('\n');
+        text += &serde_json::to_string(&Line(*shard, offset, len, name.clone(), class.clone())).map_err(|error| io(error.into()))?;
     }
-    let file = file.into_inner().map_err(|error| io(error.into_error()))?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(&path).map(drop).map_err(|error| io(error.error))
+    text.push('\n');
+    write_atomically(&path, text.as_bytes()).map_err(|error| match error {
+        WeightsError::Io { reason, .. } => io(reason),
+        other => io(std::io::Error::other(other)),
+    })
 }
 
 /// Reads the index of a folder: its shards with the images of each.
