@@ -10,6 +10,7 @@ use super::batch::Batch;
 use super::broken::{BrokenImages, BrokenPolicy};
 use super::dataset::Dataset;
 use super::decode::DecodeOptions;
+use super::each::thread_count;
 use super::error::DataError;
 use super::multi_crop::MultiCrop;
 use super::ring::Ring;
@@ -80,10 +81,7 @@ impl Loader {
     pub fn stream(&self, epoch: usize, batch: usize) -> BatchStream {
         let config = &self.config;
         let multi_crop = MultiCrop::new(&config.crops);
-        let workers = match config.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
+        let workers = thread_count(config.workers);
         let schedule = Schedule::new(config.seed, self.dataset.len(), config.batch_size, Position { epoch, batch });
         let ring = Arc::new(Ring::new(&multi_crop, config.batch_size, config.batches_ahead, schedule));
         let mut threads = Vec::new();
