@@ -120,6 +120,28 @@ fn an_unlabelled_folder_cannot_be_evaluated() {
 }
 
 #[test]
+fn checking_and_packing_data_have_their_exit_codes() {
+    let folder = Folder::new();
+    let run = |arguments: &[&str], code: i32| {
+        let output = folder.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run(&["data", "check", "--data", "images"], 0).contains("40 images"));
+    assert!(run(&["data", "pack", "--data", "images", "--out", "shards"], 0).contains("40 images in 1 shards"));
+    assert!(run(&["data", "check", "--data", "shards", "--min-side", "33"], 0).contains("40 small"));
+    run(&["data", "pack", "--data", "images", "--out", "shards"], 1);
+    run(&["data", "pack", "--data", "images", "--out", "other", "--max-side", "40", "--quality", "0"], 2);
+    run(&["data", "pack", "--data", "images", "--out", "other", "--quality", "80"], 2);
+
+    let class = std::fs::read_dir(folder.path().join("images")).expect("folder").next().expect("a class").expect("entry").path();
+    std::fs::write(class.join("zzz.jpg"), b"no image").expect("write");
+    let report = run(&["data", "check", "--data", "images"], 1);
+    assert!(report.contains("zzz.jpg") && report.contains("1 broken"), "{report}");
+    run(&["data", "check", "--data", "nowhere"], 1);
+}
+
+#[test]
 fn help_and_version_are_no_errors() {
     let folder = Folder(tempfile::tempdir().expect("temporary directory"));
     for arguments in [&["--help"][..], &["--version"], &["train", "--help"], &["eval", "knn", "--help"], &["bench", "step", "--help"]] {

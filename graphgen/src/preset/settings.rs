@@ -282,6 +282,10 @@ impl Default for Optim {
 pub struct Data {
     /// Train on a seeded random subset of this many images; 0 for all.
     pub limit: usize,
+    /// Share of an epoch's images, 0 to 1, that may be broken; other images stand in for them.
+    pub max_broken_share: f64,
+    /// Turn images as their EXIF orientation says; off, as in torchvision.
+    pub exif_orientation: bool,
     /// Mean of the RGB channels, of pixels in 0…1.
     pub mean: [f64; 3],
     /// Standard deviation of the RGB channels.
@@ -290,7 +294,7 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Data { limit: 0, mean: [0.485, 0.456, 0.406], std: [0.228, 0.224, 0.225] }
+        Data { limit: 0, max_broken_share: 0.01, exif_orientation: false, mean: [0.485, 0.456, 0.406], std: [0.228, 0.224, 0.225] }
     }
 }
 

@@ -113,6 +113,9 @@ impl Preset {
             return invalid("optim.momentum", format!("expected a number from 0 to below 1, got {}", optim.momentum));
         }
 
+        if !(0.0..=1.0).contains(&data.max_broken_share) {
+            return invalid("data.max_broken_share", format!("expected a share from 0 to 1, got {}", data.max_broken_share));
+        }
         if data.mean.iter().any(|mean| !(0.0..=1.0).contains(mean)) {
             return invalid("data.mean", format!("expected three numbers from 0 to 1, got {:?}", data.mean));
         }

@@ -14,7 +14,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::progress::Progress;
 use super::run::differences;
 use super::{InitRecord, MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
-use crate::data::{Dataset, Loader, LoaderConfig};
+use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 use crate::kernels::{KernelSet, native_operators};
 use crate::session::{EngineError, SessionOptions, StockEngine};
 
@@ -133,6 +133,8 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
         workers: preset.train.workers,
         // Large batches of several micro-batches: as many micro-batches, but at least the next batch.
         batches_ahead: BATCHES_AHEAD.div_ceil(preset.train.accumulate),
+        decode: DecodeOptions { exif_orientation: preset.data.exif_orientation, ..DecodeOptions::default() },
+        broken: BrokenPolicy { max_share: preset.data.max_broken_share, list: Some(run.broken_images()) },
     };
     let loader = Loader::new(Arc::clone(&dataset), config)?;
     run.check(preset)?;

@@ -48,6 +48,11 @@ impl RunDirectory {
         self.root.join("metrics.jsonl")
     }
 
+    /// Images that could not be read, a line each.
+    pub fn broken_images(&self) -> PathBuf {
+        self.root.join("broken-images.txt")
+    }
+
     /// What the run's initial weights were taken from, if not random.
     pub fn init(&self) -> PathBuf {
         self.root.join("init.json")
