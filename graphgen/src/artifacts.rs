@@ -7,14 +7,15 @@ use sha2::{Digest, Sha256};
 
 use crate::backbones::resnet::ResNet;
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
-use crate::manifest::{GraphSpec, MANIFEST_VERSION, Manifest, TensorSpec};
+use crate::manifest::{AccumulationSpec, GraphSpec, MANIFEST_VERSION, Manifest, TensorSpec};
+use crate::methods::accumulation::{assign_step, embed_step};
 use crate::methods::swav::{normalize_pixels, project, train_step};
 use crate::nn::{InferenceLayers, initialize};
 use crate::onnx::{Dim, FileError, ModelOptions, OPSET, encode, write_model};
 use crate::ops::Domain;
 use crate::optim::optimizer_step;
 use crate::preset::{Preset, Target};
-use crate::weights::{Weights, WeightsError, to_safetensors, write_atomically};
+use crate::weights::{Import, Shapes, Weights, WeightsError, to_safetensors, write_atomically};
 
 /// File of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -22,6 +23,10 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const TRAIN_STEP_FILE: &str = "train_step.onnx";
 /// File of the optimizer step.
 pub const OPTIMIZER_FILE: &str = "optimizer.onnx";
+/// File of the forward pass of a micro-batch.
+pub const EMBED_STEP_FILE: &str = "embed_step.onnx";
+/// File of the codes of all micro-batches.
+pub const ASSIGN_STEP_FILE: &str = "assign_step.onnx";
 /// File of the initial weights.
 pub const INIT_FILE: &str = "init.safetensors";
 
@@ -52,22 +57,45 @@ fn directory_error(path: &Path, problem: impl Into<String>) -> ArtifactError {
 }
 
 /// Writes `train_step.onnx`, `optimizer.onnx`, `init.safetensors` and, last, `manifest.json` into `out`, which is created
-/// if it is absent and may hold an earlier export. Everything is built before the first byte is written.
+/// if it is absent and may hold an earlier export. With `train.accumulate` above 1 also `embed_step.onnx` and
+/// `assign_step.onnx`. Everything is built before the first byte is written.
 ///
 /// # Errors
 /// Files that cannot be written, presets whose graph cannot be built, a directory that holds something else.
 pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
+    export_from(preset, out, None)
+}
+
+/// As [`export`]; `init.safetensors` holds the tensors of `init` where it has them. The manifest holds its report.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<Manifest, ArtifactError> {
     let target = preset.train.resolved_target();
     let step = train_step(preset)?;
     let optimizer = optimizer_step(preset, &step.parameters)?;
+    let mut graphs = vec![(TRAIN_STEP_FILE, step.graph), (OPTIMIZER_FILE, optimizer)];
+    if preset.train.accumulate > 1 {
+        graphs.push((EMBED_STEP_FILE, embed_step(preset)?));
+        graphs.push((ASSIGN_STEP_FILE, assign_step(preset)?));
+    }
     let options = ModelOptions { target, ..ModelOptions::default() };
-    let train_step_bytes = encode(&write_model(&step.graph, "train_step", &options)?)?;
-    let optimizer_bytes = encode(&write_model(&optimizer, "optimizer", &options)?)?;
-    let init = to_safetensors(&initial_weights(preset)?, &BTreeMap::new());
+    let mut files = Vec::new();
+    for (file, graph) in &graphs {
+        files.push((*file, encode(&write_model(graph, file.trim_end_matches(".onnx"), &options)?)?));
+    }
+    let mut weights = initial_weights(preset)?;
+    let init_report = init.map(|init| {
+        weights.extend(init.weights);
+        init.report
+    });
+    let init = to_safetensors(&weights, &BTreeMap::new());
 
     let preset_json = serde_json::to_vec(preset).expect("a preset has only JSON types");
-    let hash = Sha256::new().chain_update(&preset_json).chain_update(&train_step_bytes).chain_update(&optimizer_bytes).finalize();
-    let (functions, microsoft_operators) = domains(&[&step.graph, &optimizer], target)?;
+    let hash = files.iter().fold(Sha256::new().chain_update(&preset_json), |hash, (_, bytes)| hash.chain_update(bytes)).finalize();
+    let (functions, microsoft_operators) = domains(graphs.iter().map(|(_, graph)| graph), target)?;
+    let mut specs = graphs.iter().zip(&files).map(|((file, graph), (_, bytes))| graph_spec(graph, file, bytes));
+    let mut next_spec = || specs.next().expect("one for each graph");
     let tensor = |name: &str, shape: &[usize]| TensorSpec { name: name.to_owned(), dtype: DType::F32.to_string(), shape: shape.to_vec() };
     let manifest = Manifest {
         version: MANIFEST_VERSION,
@@ -78,18 +106,32 @@ pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
         functions,
         parameters: step.parameters.iter().map(|parameter| tensor(&parameter.name, &parameter.shape)).collect(),
         running_statistics: step.running_statistics.iter().map(|statistic| tensor(&statistic.name, &[statistic.channels])).collect(),
-        train_step: graph_spec(&step.graph, TRAIN_STEP_FILE, &train_step_bytes),
-        optimizer: graph_spec(&optimizer, OPTIMIZER_FILE, &optimizer_bytes),
+        train_step: next_spec(),
+        optimizer: next_spec(),
+        accumulation: (preset.train.accumulate > 1).then(|| AccumulationSpec { embed_step: next_spec(), assign_step: next_spec() }),
         hash: hex(&hash),
+        init: init_report,
     };
 
     claim(out)?;
-    for (file, bytes) in [(TRAIN_STEP_FILE, &train_step_bytes), (OPTIMIZER_FILE, &optimizer_bytes), (INIT_FILE, &init)] {
+    files.push((INIT_FILE, init));
+    for (file, bytes) in &files {
         write_atomically(&out.join(file), bytes)?;
+    }
+    // An earlier export's, which another setting may have left.
+    for file in [EMBED_STEP_FILE, ASSIGN_STEP_FILE].into_iter().filter(|file| manifest.graphs().all(|graph| graph.file != *file)) {
+        remove_if_there(&out.join(file))?;
     }
     let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has only JSON types");
     write_atomically(&out.join(MANIFEST_FILE), &json)?;
     Ok(manifest)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), ArtifactError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(directory_error(path, format!("cannot be removed: {error}"))),
+        _ => Ok(()),
+    }
 }
 
 /// Creates the directory, or makes sure that an existing one is empty or an earlier export.
@@ -119,7 +161,7 @@ pub fn open(directory: &Path) -> Result<Manifest, ArtifactError> {
     let manifest: Manifest =
         serde_json::from_value(value).map_err(|error| directory_error(&path, format!("is damaged ({error}); write the graphs again with graphgen export")))?;
     manifest.preset.validate().map_err(|error| directory_error(&path, error.to_string()))?;
-    for graph in [&manifest.train_step, &manifest.optimizer] {
+    for graph in manifest.graphs() {
         let file = directory.join(&graph.file);
         let bytes = std::fs::read(&file).map_err(|error| directory_error(&file, format!("cannot be read: {error}")))?;
         if hex(&Sha256::digest(&bytes)) != graph.sha256 {
@@ -127,6 +169,16 @@ pub fn open(directory: &Path) -> Result<Manifest, ArtifactError> {
         }
     }
     Ok(manifest)
+}
+
+/// Shapes of the parameters and running statistics of a preset's network.
+///
+/// # Errors
+/// Presets whose graph cannot be built.
+pub fn network_shapes(preset: &Preset) -> Result<Shapes, ArtifactError> {
+    let step = train_step(preset)?;
+    let parameters = step.parameters.into_iter().map(|parameter| (parameter.name, parameter.shape));
+    Ok(parameters.chain(step.running_statistics.into_iter().map(|statistic| (statistic.name, vec![statistic.channels]))).collect())
 }
 
 /// Initial parameters and running statistics of a preset, seeded by `train.seed`.
@@ -204,7 +256,7 @@ fn graph_spec(g: &Graph, file: &str, bytes: &[u8]) -> GraphSpec {
 }
 
 /// The functions that graphs call, and the `com.microsoft` operators in them.
-fn domains(graphs: &[&Graph], target: Target) -> Result<(Vec<String>, Vec<String>), GraphError> {
+fn domains<'a>(graphs: impl Iterator<Item = &'a Graph>, target: Target) -> Result<(Vec<String>, Vec<String>), GraphError> {
     let (mut functions, mut microsoft) = (BTreeSet::new(), BTreeSet::new());
     for graph in graphs {
         for node in graph.nodes() {

@@ -236,7 +236,13 @@ mod tests {
         check_gradients(LogSoftmax, &[f32(&[3, 5])], &[true]);
         for shape in [&[6, 3][..], &[3, 2, 2, 3]] {
             let channels = f32(&[shape[1]]);
-            check_gradients(BatchNormTrain { epsilon: 1e-5 }, &[f32(shape), channels.clone(), channels], &[true, true, true]);
+            for relu in [false, true] {
+                let inputs = [f32(shape), channels.clone(), channels.clone(), f32(shape)];
+                check_gradients(BatchNormTrain { epsilon: 1e-5, relu }, &inputs[..3], &[true; 3]);
+                if relu {
+                    check_gradients(BatchNormTrain { epsilon: 1e-5, relu }, &inputs, &[true; 4]);
+                }
+            }
         }
     }
 }

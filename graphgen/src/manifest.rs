@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::preset::{Preset, Target};
+use crate::weights::ImportReport;
 
 /// Version of the manifest's format; readers refuse others.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -31,6 +32,15 @@ pub struct GraphSpec {
     pub outputs: Vec<TensorSpec>,
 }
 
+/// The further graphs of `train.accumulate = N` above 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AccumulationSpec {
+    /// `embed_step.onnx`: one micro-batch's embeddings.
+    pub embed_step: GraphSpec,
+    /// `assign_step.onnx`: the codes of all micro-batches.
+    pub assign_step: GraphSpec,
+}
+
 /// The content of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -54,6 +64,20 @@ pub struct Manifest {
     pub train_step: GraphSpec,
     /// `optimizer.onnx`.
     pub optimizer: GraphSpec,
-    /// SHA-256 over both graphs and the preset, hexadecimal: equal hashes mean interchangeable directories.
+    /// What `train_step.onnx` needs beside itself where it is the step of one micro-batch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accumulation: Option<AccumulationSpec>,
+    /// SHA-256 over all graphs and the preset, hexadecimal: equal hashes mean interchangeable directories.
     pub hash: String,
+    /// What `init.safetensors` took from a file of weights; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<ImportReport>,
+}
+
+impl Manifest {
+    /// All graphs of the directory.
+    pub fn graphs(&self) -> impl Iterator<Item = &GraphSpec> {
+        let further = self.accumulation.iter().flat_map(|accumulation| [&accumulation.embed_step, &accumulation.assign_step]);
+        [&self.train_step, &self.optimizer].into_iter().chain(further)
+    }
 }

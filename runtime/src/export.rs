@@ -1,10 +1,10 @@
-//! `encoder.onnx` and feature files.
+//! What leaves a run: `encoder.onnx`, weights for PyTorch, and feature files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use graphgen::artifacts::{self, EncoderOptions};
-use graphgen::weights::{WeightTensor, Weights, to_safetensors};
+use graphgen::weights::{self, Naming, TorchvisionModel, WeightTensor, Weights, to_safetensors, torchvision_model};
 use ndarray::Array2;
 
 use crate::train::checkpoint::Checkpoint;
@@ -15,13 +15,44 @@ use crate::train::{RunDirectory, TrainError};
 /// # Errors
 /// A directory without a checkpoint.
 pub fn encoder_of_run(run: &Path, options: &EncoderOptions) -> Result<(Vec<u8>, u64), TrainError> {
-    let run = RunDirectory::new(run);
-    let Some(checkpoint) = Checkpoint::newest(&run.checkpoints())? else {
-        let problem = format!("expected checkpoints in {}, found none; is this a directory that swav-rt train wrote?", run.checkpoints().display());
-        return Err(TrainError::Run { path: run.root().into(), problem });
-    };
+    let checkpoint = newest_checkpoint(run)?;
     let bytes = artifacts::encoder(&checkpoint.progress.preset, &checkpoint.weights, options)?;
     Ok((bytes, checkpoint.progress.step))
+}
+
+/// A run's weights for PyTorch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExportedWeights {
+    /// The safetensors file.
+    pub bytes: Vec<u8>,
+    /// Steps that they were trained for.
+    pub step: u64,
+    /// The network that takes them, if torchvision's names were asked for.
+    pub torchvision: Option<TorchvisionModel>,
+}
+
+/// The weights of a run's newest undamaged checkpoint as a safetensors file. Equal states give equal bytes.
+///
+/// # Errors
+/// A directory without a checkpoint; a network that torchvision does not have, if its names are asked for.
+pub fn weights_of_run(run: &Path, naming: Naming) -> Result<ExportedWeights, TrainError> {
+    let checkpoint = newest_checkpoint(run)?;
+    let (preset, step) = (&checkpoint.progress.preset, checkpoint.progress.step);
+    let refuse = |problem| TrainError::Run { path: run.into(), problem };
+    let torchvision = match naming {
+        Naming::Torchvision => Some(torchvision_model(&preset.model).map_err(refuse)?),
+        Naming::Swav => None,
+    };
+    let bytes = weights::export(preset, &checkpoint.weights, step, naming).map_err(refuse)?;
+    Ok(ExportedWeights { bytes, step, torchvision })
+}
+
+fn newest_checkpoint(run: &Path) -> Result<Checkpoint, TrainError> {
+    let run = RunDirectory::new(run);
+    Checkpoint::newest(&run.checkpoints())?.ok_or_else(|| {
+        let problem = format!("expected checkpoints in {}, found none; is this a directory that swav-rt train wrote?", run.checkpoints().display());
+        TrainError::Run { path: run.root().into(), problem }
+    })
 }
 
 /// Rows as the bytes of a NumPy file, format version 1.0: f32, row-major.

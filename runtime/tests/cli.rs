@@ -91,7 +91,23 @@ fn data_that_cannot_be_trained_on_is_refused_before_anything_is_written() {
     folder.refuses(&["--set", "train.batch_size=100"], 1, &["100", "40"]);
     folder.refuses(&["--data", "absent"], 1, &["absent"]);
     folder.refuses(&["--init", "absent.safetensors"], 1, &["absent.safetensors"]);
+    folder.refuses(&["--init", "preset.toml"], 1, &["preset.toml: neither a safetensors file nor a PyTorch checkpoint"]);
     folder.refuses(&["--resume", "absent"], 1, &["checkpoint absent", "state.json"]);
+}
+
+#[test]
+fn export_options_of_the_other_format_are_wrong_usage() {
+    let folder = Folder::new();
+    let export = |arguments: &[&str], code: i32, words: &[&str]| {
+        let all = [&["export", "--run", "run", "--out", "file"], arguments].concat();
+        folder.refuses_command(&mut folder.command(&all), code, words);
+        assert!(!folder.path().join("file").exists());
+    };
+    export(&["--names", "torchvision"], 2, &["--names", "--format safetensors"]);
+    export(&["--format", "safetensors", "--input", "f32"], 2, &["--input", "--format onnx"]);
+    export(&["--format", "safetensors", "--static", "1,32,32"], 2, &["--static"]);
+    export(&["--format", "pth"], 2, &["pth", "safetensors"]);
+    export(&["--format", "safetensors"], 1, &["expected checkpoints in run"]);
 }
 
 #[test]
@@ -101,6 +117,28 @@ fn an_unlabelled_folder_cannot_be_evaluated() {
     std::fs::write(folder.path().join("flat/one.png"), "not looked at").expect("write");
     let command = ["eval", "knn", "--encoder", "encoder.onnx", "--train", "images", "--test", "flat"];
     folder.refuses_command(&mut folder.command(&command), 1, &["one.png", "class folders"]);
+}
+
+#[test]
+fn checking_and_packing_data_have_their_exit_codes() {
+    let folder = Folder::new();
+    let run = |arguments: &[&str], code: i32| {
+        let output = folder.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run(&["data", "check", "--data", "images"], 0).contains("40 images"));
+    assert!(run(&["data", "pack", "--data", "images", "--out", "shards"], 0).contains("40 images in 1 shards"));
+    assert!(run(&["data", "check", "--data", "shards", "--min-side", "33"], 0).contains("40 small"));
+    run(&["data", "pack", "--data", "images", "--out", "shards"], 1);
+    run(&["data", "pack", "--data", "images", "--out", "other", "--max-side", "40", "--quality", "0"], 2);
+    run(&["data", "pack", "--data", "images", "--out", "other", "--quality", "80"], 2);
+
+    let class = std::fs::read_dir(folder.path().join("images")).expect("folder").next().expect("a class").expect("entry").path();
+    std::fs::write(class.join("zzz.jpg"), b"no image").expect("write");
+    let report = run(&["data", "check", "--data", "images"], 1);
+    assert!(report.contains("zzz.jpg") && report.contains("1 broken"), "{report}");
+    run(&["data", "check", "--data", "nowhere"], 1);
 }
 
 #[test]

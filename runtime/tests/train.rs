@@ -134,6 +134,32 @@ fn a_run_leaves_what_is_promised() {
 }
 
 #[test]
+fn a_run_over_micro_batches_has_steps_and_queue_of_the_whole_batch() {
+    let folder = Folder::new();
+    let calls = sinkhorn_calls();
+    let summary = folder.train("run", &["train.accumulate=4"], None);
+    assert_eq!((summary.steps, summary.total_steps), (10, 10));
+    assert!(sinkhorn_calls() >= calls + 20, "the native kernel ran {} times", sinkhorn_calls() - calls);
+    let lines = metrics(&folder.run("run"));
+    let filled: Vec<i64> = lines.iter().map(|line| line.queue_filled.expect("a queue")).collect();
+    assert_eq!(filled, [0, 0, 0, 0, 0, 8, 16, 16, 16, 16]);
+    let known = |line: &StepMetrics| [line.code_entropy, line.live_prototypes, line.feature_std, line.grad_norm].iter().all(Option::is_some);
+    assert!(lines.iter().all(|line| line.loss.is_finite() && known(line)));
+    let graphs = folder.run("run").join("graphs");
+    assert_eq!(files(&graphs), ["assign_step.onnx", "embed_step.onnx", "init.safetensors", "manifest.json", "optimizer.onnx", "train_step.onnx"]);
+
+    // The same graphs from a directory, of which every file is checked.
+    let preset = folder.options("other", &["train.accumulate=4"]).source.preset().clone();
+    let source = GraphSource::Directory { directory: graphs.clone(), preset: Box::new(preset) };
+    let options = TrainOptions { source, max_steps: Some(1), ..folder.options("copied", &[]) };
+    train_with(&options).expect("the run succeeds");
+    assert_eq!(computed(&folder.run("copied"))[0], computed(&folder.run("run"))[0]);
+    fs::write(graphs.join("assign_step.onnx"), b"other").expect("write");
+    let error = train_with(&TrainOptions { run: folder.run("refused"), ..options }).expect_err("refused").to_string();
+    assert!(error.contains("assign_step.onnx"), "{error}");
+}
+
+#[test]
 fn the_prototypes_stay_while_they_are_frozen() {
     let folder = Folder::new();
     folder.train("start", &[], Some(0));
@@ -158,9 +184,9 @@ fn the_prototypes_stay_while_they_are_frozen() {
 
 #[test]
 fn going_on_mid_epoch_equals_an_uninterrupted_run() {
-    for optimizer in ["lars", "adamw"] {
+    for (optimizer, accumulate) in [("lars", 1), ("adamw", 1), ("lars", 2)] {
         let folder = Folder::new();
-        let overrides = [&format!("optim.name={optimizer}")[..], "optim.base_lr=0.01"];
+        let overrides = [&format!("optim.name={optimizer}")[..], "optim.base_lr=0.01", &format!("train.accumulate={accumulate}")];
         folder.train("whole", &overrides, None);
         // Step 3 is in the middle of the first epoch, 7 in the second, with a queue that is not yet or just full.
         folder.train("parts", &overrides, Some(3));

@@ -1,9 +1,9 @@
 //! ResNet v1 (He et al. 2015, arXiv 1512.03385) with the stride in the 3x3 convolution, and torchvision's names.
 
 use crate::ir::{Graph, GraphError, ValueId};
-use crate::nn::{ConvSpec, Layers};
+use crate::nn::{ConvSpec, Layers, Then};
+use crate::ops::MaxPool;
 use crate::ops::conv::Window;
-use crate::ops::{MaxPool, Relu};
 use crate::preset::{Arch, Model, Stem};
 
 /// The encoder of a preset: x f32 [N,3,H,W], normalised → pooled features [N, [`features`](Self::features)].
@@ -64,8 +64,7 @@ impl ResNet {
             Stem::ImageNet => ConvSpec::new(3, self.width, 7, 2),
             Stem::Small => ConvSpec::new(3, self.width, 3, self.stem_stride),
         };
-        let x = layers.conv_batch_norm(g, "conv1", "bn1", x, spec)?;
-        let x = g.apply(Relu, &[x])?;
+        let x = layers.conv_batch_norm(g, "conv1", "bn1", x, spec, Then::Relu)?;
         match self.stem {
             Stem::ImageNet => Ok(g.scoped("maxpool", |g| g.apply_all(MaxPool { window: Window { kernel: 3, stride: 2, padding: 1 } }, &[x]))?[0]),
             Stem::Small => Ok(x),
@@ -79,19 +78,16 @@ impl ResNet {
         } else {
             &[ConvSpec::new(channels, width, 3, stride), ConvSpec::new(width, out, 3, 1)]
         };
-        let mut y = x;
-        for (index, &spec) in convs.iter().enumerate() {
-            if index > 0 {
-                y = g.apply(Relu, &[y])?;
-            }
-            y = layers.conv_batch_norm(g, &format!("conv{}", index + 1), &format!("bn{}", index + 1), y, spec)?;
-        }
         let shortcut = if stride != 1 || channels != out {
-            layers.conv_batch_norm(g, "downsample.0", "downsample.1", x, ConvSpec::new(channels, out, 1, stride))?
+            layers.conv_batch_norm(g, "downsample.0", "downsample.1", x, ConvSpec::new(channels, out, 1, stride), Then::Nothing)?
         } else {
             x
         };
-        let sum = g.add(y, shortcut)?;
-        g.apply(Relu, &[sum])
+        let mut y = x;
+        for (index, &spec) in convs.iter().enumerate() {
+            let then = if index + 1 < convs.len() { Then::Relu } else { Then::AddRelu(shortcut) };
+            y = layers.conv_batch_norm(g, &format!("conv{}", index + 1), &format!("bn{}", index + 1), y, spec, then)?;
+        }
+        Ok(y)
     }
 }

@@ -5,6 +5,7 @@
 //! apart by ONNX's `overload` field.
 
 pub mod batch_norm;
+pub mod batch_norm_grad;
 pub mod conv_grad;
 pub mod convolution;
 pub mod l2_normalize;

@@ -32,17 +32,22 @@ impl Operator for ReluGrad {
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [dy, y]) = body_inputs(["dy", "y"], inputs);
-        let mask = match target {
-            Target::Portable => {
-                let zero = g.scalar(0.0, inputs[1].rank());
-                let positive = g.apply(Greater, &[y, zero])?;
-                g.cast(positive, DType::F32)?
-            }
-            // Greater and Cast go through a bool tensor without vector instructions; outputs of a ReLU are 0 or far above 1e-30.
-            Target::Cpu => g.apply(HardSigmoid { alpha: 1e30, beta: 0.0 }, &[y])?,
-        };
-        let dx = g.mul(dy, mask)?;
+        let dx = masked(&mut g, target, dy, y)?;
         g.output("dx", dx);
         Ok(Some(g))
     }
+}
+
+/// dy where the ReLU's output y is positive, else 0.
+pub(super) fn masked(g: &mut Graph, target: Target, dy: ValueId, y: ValueId) -> Result<ValueId, GraphError> {
+    let mask = match target {
+        Target::Portable => {
+            let zero = g.scalar(0.0, g.shape(y).len());
+            let positive = g.apply(Greater, &[y, zero])?;
+            g.cast(positive, DType::F32)?
+        }
+        // Greater and Cast go through a bool tensor without vector instructions; outputs of a ReLU are 0 or far above 1e-30.
+        Target::Cpu => g.apply(HardSigmoid { alpha: 1e30, beta: 0.0 }, &[y])?,
+    };
+    g.mul(dy, mask)
 }

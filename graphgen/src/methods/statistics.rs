@@ -1,35 +1,37 @@
 //! Scalars that tell whether a run is healthy, computed where the big tensors are.
 
+use super::swav::Head;
 use crate::ir::{DType, Graph, GraphError, ValueId};
 use crate::ops::Equal;
 
-/// Adds the outputs `stats/…`, f32 [1] each:
-/// - `code_entropy`: mean entropy of a sample's codes in nats, averaged over heads; ln K when they are uniform,
-/// - `live_prototypes`: prototypes that are some sample's first choice in this batch, summed over heads,
-/// - `feature_std`: standard deviation of the embeddings over the batch, averaged over dimensions; near 1/√D when they
-///   spread over the sphere, 0 when they have collapsed to a point,
-/// - `grad_norm`: L2 norm over all gradients.
-///
-/// `codes` holds, for each head, the codes [B,K] of each assigned crop.
-pub(super) fn add(g: &mut Graph, embeddings: ValueId, codes: &[&[ValueId]], gradients: &[ValueId]) -> Result<(), GraphError> {
+/// Adds outputs about a batch's embeddings and codes, f32 [1] each:
+/// - `stats/code_entropy`: mean entropy of a sample's codes in nats, averaged over heads; ln K when they are uniform,
+/// - `stats/live_prototypes`: prototypes that are some sample's first choice in this batch, summed over heads,
+/// - `stats/feature_std`: standard deviation of the embeddings over the batch, averaged over dimensions; near 1/√D when
+///   they spread over the sphere, 0 when they have collapsed to a point.
+pub(super) fn of_codes(g: &mut Graph, embeddings: ValueId, heads: &[Head]) -> Result<(), GraphError> {
     let (mut entropies, mut live) = (Vec::new(), Vec::new());
-    for codes in codes {
-        let codes = g.concat(codes, 0)?;
+    for head in heads {
+        let codes = g.concat(&head.codes, 0)?;
         entropies.push(entropy(g, codes)?);
         live.push(live_prototypes(g, codes)?);
     }
-    let heads = entropies.len() as f64;
     let entropy = sum(g, &entropies)?;
-    let entropy = g.scale(entropy, 1.0 / heads)?;
+    let entropy = g.scale(entropy, 1.0 / heads.len() as f64)?;
     let live = sum(g, &live)?;
     let spread = feature_std(g, embeddings)?;
+    for (name, value) in [("code_entropy", entropy), ("live_prototypes", live), ("feature_std", spread)] {
+        g.output(&format!("stats/{name}"), value);
+    }
+    Ok(())
+}
+
+/// Adds the output `stats/grad_norm`, f32 [1]: L2 norm over all gradients.
+pub(super) fn of_gradients(g: &mut Graph, gradients: &[ValueId]) -> Result<(), GraphError> {
     let norms = gradients.iter().rev().map(|&gradient| squared_norm(g, gradient)).collect::<Result<Vec<_>, _>>()?;
     let norm = sum(g, &norms)?;
     let norm = g.sqrt(norm)?;
-    for (name, value) in [("code_entropy", entropy), ("live_prototypes", live), ("feature_std", spread), ("grad_norm", norm)] {
-        let value = g.reshape(value, &[1])?;
-        g.output(&format!("stats/{name}"), value);
-    }
+    g.output("stats/grad_norm", norm);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! SwAV (Caron et al. 2020, arXiv 2006.09882): multi-crop forward, codes, swapped prediction loss and all gradients.
 
-use super::statistics;
+use super::{accumulation, statistics};
 use crate::autodiff::gradients;
 use crate::backbones::resnet::ResNet;
 use crate::functions::l2_normalize::L2Normalize;
@@ -43,11 +43,11 @@ pub fn project(g: &mut Graph, layers: &mut impl Layers, model: &Model, features:
         (0, _) => layers.linear(g, "projection_head", features, channels, model.feat_dim)?,
         (hidden, batch_norm) => g.scoped("projection_head", |g| {
             let (h, last) = if batch_norm {
-                (layers.linear_batch_norm(g, "0", "1", features, channels, hidden)?, "3")
+                (layers.linear_batch_norm_relu(g, "0", "1", features, channels, hidden)?, "3")
             } else {
-                (layers.linear(g, "0", features, channels, hidden)?, "2")
+                let h = layers.linear(g, "0", features, channels, hidden)?;
+                (g.apply(Relu, &[h])?, "2")
             };
-            let h = g.apply(Relu, &[h])?;
             layers.linear(g, last, h, hidden, model.feat_dim)
         })?,
     };
@@ -63,75 +63,105 @@ pub fn normalize_prototypes(g: &mut Graph, prototypes: ValueId) -> Result<ValueI
 }
 
 /// One head of prototypes in the step.
-struct Head {
+pub(super) struct Head {
     /// `""`, or `/0`, `/1`, … with several heads: the end of output names.
-    suffix: String,
+    pub(super) suffix: String,
     /// Normalised prototypes [K,D].
-    prototypes: ValueId,
+    pub(super) prototypes: ValueId,
     /// Cosine similarities [V·B,K].
-    scores: ValueId,
+    pub(super) scores: ValueId,
     /// Codes of each assigned crop [B,K].
-    codes: Vec<ValueId>,
+    pub(super) codes: Vec<ValueId>,
 }
 
-/// The training step of a preset.
+/// Where the rows of the assigned crops are: for each of `crops` the block of that index, of `batch` rows.
+pub(super) struct AssignedRows {
+    pub(super) crops: Vec<usize>,
+    pub(super) batch: usize,
+}
+
+impl AssignedRows {
+    /// The rows of one assigned crop.
+    fn of(&self, g: &mut Graph, crop: usize, rows: ValueId) -> Result<ValueId, GraphError> {
+        g.rows(rows, crop * self.batch, (crop + 1) * self.batch)
+    }
+}
+
+/// The training step of a preset. With `train.accumulate` above 1 it is that of one micro-batch, whose codes are inputs:
+/// see [`accumulation`].
 ///
 /// # Errors
 /// Crops too small for the network.
 pub fn train_step(preset: &Preset) -> Result<TrainStep, GraphError> {
     let mut g = Graph::new();
     let mut layers = TrainLayers::default();
-    let batch = preset.train.batch_size;
+    let accumulates = preset.train.accumulate > 1;
+    let assigned = AssignedRows { crops: preset.crops.crops_for_assign.clone(), batch: preset.train.micro_batch_size() };
 
-    let embeddings = embed_crops(&mut g, &mut layers, preset)?;
+    let crops = crop_inputs(&mut g, preset);
+    let embeddings = embed_crops(&mut g, &mut layers, preset, &crops)?;
     let mut heads = score(&mut g, &mut layers, preset, embeddings)?;
-    let queue = Queue::new(&mut g, preset);
+    let queue = if accumulates { None } else { Queue::new(&mut g, preset) };
     for head in &mut heads {
-        head.codes = assign_codes(&mut g, preset, head, queue.as_ref())?;
+        head.codes =
+            if accumulates { accumulation::given_codes(&mut g, head, &assigned)? } else { assign_codes(&mut g, preset, head, &assigned, queue.as_ref())? };
     }
     let loss = swapped_loss(&mut g, preset, &heads)?;
-
-    let mut values: Vec<ValueId> = layers.parameters.iter().map(|parameter| parameter.input).collect();
-    for (value, prototypes) in values.iter_mut().rev().zip(heads.iter().rev().map(|head| head.prototypes)) {
-        *value = prototypes;
+    let mut parameter_gradients = parameter_gradients(&mut g, &layers, &heads, loss)?;
+    if accumulates {
+        parameter_gradients = accumulation::add_to_mean(&mut g, preset, &layers.parameters, &parameter_gradients)?;
     }
-    let parameter_gradients = gradients(&mut g, loss, &values)?;
-    let parameter_gradients: Vec<ValueId> = parameter_gradients.into_iter().map(|gradient| gradient.expect("the loss depends on every parameter")).collect();
 
     let loss = g.reshape(loss, &[1])?;
     g.output("loss", loss);
-    statistics::add(&mut g, embeddings, &heads.iter().map(|head| head.codes.as_slice()).collect::<Vec<_>>(), &parameter_gradients)?;
+    if !accumulates {
+        statistics::of_codes(&mut g, embeddings, &heads)?;
+    }
+    statistics::of_gradients(&mut g, &parameter_gradients)?;
     // Backward order: the walk from the outputs then frees activations as the backward pass goes.
     for (parameter, &gradient) in layers.parameters.iter().zip(&parameter_gradients).rev() {
         g.output(&format!("grad/{}", parameter.name), gradient);
     }
     for head in &heads {
         g.output(&format!("scores{}", head.suffix), head.scores);
-        let codes = g.concat(&head.codes, 0)?;
-        g.output(&format!("codes{}", head.suffix), codes);
+        if !accumulates {
+            let codes = g.concat(&head.codes, 0)?;
+            g.output(&format!("codes{}", head.suffix), codes);
+        }
     }
     g.output("embeddings", embeddings);
     for statistic in &layers.running_statistics {
         g.output(&format!("next/{}", statistic.name), statistic.current);
     }
     if let Some(queue) = queue {
-        queue.advance(&mut g, preset, embeddings, batch)?;
+        queue.advance(&mut g, preset, embeddings, &assigned)?;
     }
     Ok(TrainStep { graph: g, parameters: layers.parameters, running_statistics: layers.running_statistics })
 }
 
+/// Gradients of the loss with all parameters, in their order.
+fn parameter_gradients(g: &mut Graph, layers: &TrainLayers, heads: &[Head], loss: ValueId) -> Result<Vec<ValueId>, GraphError> {
+    let mut values: Vec<ValueId> = layers.parameters.iter().map(|parameter| parameter.input).collect();
+    for (value, prototypes) in values.iter_mut().rev().zip(heads.iter().rev().map(|head| head.prototypes)) {
+        *value = prototypes;
+    }
+    let gradients = gradients(g, loss, &values)?;
+    Ok(gradients.into_iter().map(|gradient| gradient.expect("the loss depends on every parameter")).collect())
+}
+
+/// The inputs `crops/0`, …: u8 [count·B,3,S,S] for each group of adjacent crops of equal size.
+pub(super) fn crop_inputs(g: &mut Graph, preset: &Preset) -> Vec<ValueId> {
+    let batch = preset.train.micro_batch_size();
+    let shapes = preset.crops.groups().into_iter().map(|group| vec![group.count * batch, 3, group.size_px, group.size_px]);
+    shapes.enumerate().map(|(index, shape)| g.input(&format!("crops/{index}"), TensorType::new(DType::U8, shape))).collect()
+}
+
 /// Crops u8 → embeddings [V·B,D], crop-major.
-fn embed_crops(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset) -> Result<ValueId, GraphError> {
-    let batch = preset.train.batch_size;
-    let groups = preset.crops.groups();
-    let inputs: Vec<ValueId> = groups
-        .iter()
-        .enumerate()
-        .map(|(index, group)| g.input(&format!("crops/{index}"), TensorType::new(DType::U8, vec![group.count * batch, 3, group.size_px, group.size_px])))
-        .collect();
+pub(super) fn embed_crops(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset, crops: &[ValueId]) -> Result<ValueId, GraphError> {
+    let batch = preset.train.micro_batch_size();
     let backbone = ResNet::new(&preset.model);
     let mut features = Vec::new();
-    for (input, group) in inputs.into_iter().zip(groups) {
+    for (&input, group) in crops.iter().zip(preset.crops.groups()) {
         let pixels = g.cast(input, DType::F32)?;
         let x = normalize_pixels(g, pixels, &preset.data)?;
         match preset.model.batch_norm_groups {
@@ -157,7 +187,7 @@ fn embed_crops(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset) -> Resu
 }
 
 /// Normalises the prototypes and compares the embeddings with them.
-fn score(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset, embeddings: ValueId) -> Result<Vec<Head>, GraphError> {
+pub(super) fn score(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset, embeddings: ValueId) -> Result<Vec<Head>, GraphError> {
     let names = preset.model.nmb_prototypes.parameter_names();
     let several = names.len() > 1 || matches!(preset.model.nmb_prototypes, crate::preset::Prototypes::Heads(_));
     let mut heads = Vec::new();
@@ -178,12 +208,11 @@ fn similarities(g: &mut Graph, rows: ValueId, prototypes: ValueId) -> Result<Val
 }
 
 /// Sinkhorn-Knopp for every assigned crop, with the queue's scores before the batch's.
-fn assign_codes(g: &mut Graph, preset: &Preset, head: &Head, queue: Option<&Queue>) -> Result<Vec<ValueId>, GraphError> {
-    let batch = preset.train.batch_size;
+pub(super) fn assign_codes(g: &mut Graph, preset: &Preset, head: &Head, assigned: &AssignedRows, queue: Option<&Queue>) -> Result<Vec<ValueId>, GraphError> {
     let sinkhorn = SinkhornKnopp { epsilon: preset.loss.epsilon, iterations: preset.loss.sinkhorn_iterations };
     let mut codes = Vec::new();
-    for (position, &crop) in preset.crops.crops_for_assign.iter().enumerate() {
-        let scores = g.rows(head.scores, crop * batch, (crop + 1) * batch)?;
+    for (position, &crop) in assigned.crops.iter().enumerate() {
+        let scores = assigned.of(g, crop, head.scores)?;
         let mut inputs = vec![scores];
         if let Some(queue) = queue {
             let rows = queue.rows(g, position)?;
@@ -196,8 +225,8 @@ fn assign_codes(g: &mut Graph, preset: &Preset, head: &Head, queue: Option<&Queu
 
 /// For each assigned crop a, the mean over the other V−1 crops v of `mean_b(−Σ_k codes_a · log_softmax(scores_v/τ))`; then
 /// the mean over assigned crops and heads. Every crop's target is the sum of the codes it has to predict.
-fn swapped_loss(g: &mut Graph, preset: &Preset, heads: &[Head]) -> Result<ValueId, GraphError> {
-    let (batch, total, assigned) = (preset.train.batch_size, preset.crops.total(), &preset.crops.crops_for_assign);
+pub(super) fn swapped_loss(g: &mut Graph, preset: &Preset, heads: &[Head]) -> Result<ValueId, GraphError> {
+    let (batch, total, assigned) = (preset.train.micro_batch_size(), preset.crops.total(), &preset.crops.crops_for_assign);
     g.scoped("loss", |g| {
         let mut losses = Vec::new();
         for head in heads {
@@ -229,7 +258,7 @@ fn swapped_loss(g: &mut Graph, preset: &Preset, heads: &[Head]) -> Result<ValueI
 }
 
 /// The queue of embeddings: `queue/embeddings` f32 [A,L,D] and `queue/filled` i64 [1].
-struct Queue {
+pub(super) struct Queue {
     embeddings: ValueId,
     filled: ValueId,
     length: usize,
@@ -237,7 +266,7 @@ struct Queue {
 
 impl Queue {
     /// The queue's inputs, if the preset has one.
-    fn new(g: &mut Graph, preset: &Preset) -> Option<Queue> {
+    pub(super) fn new(g: &mut Graph, preset: &Preset) -> Option<Queue> {
         let length = preset.queue_rows();
         (length > 0).then(|| {
             let shape = vec![preset.crops.crops_for_assign.len(), length, preset.model.feat_dim];
@@ -255,12 +284,12 @@ impl Queue {
     }
 
     /// Shifts the queue by the batch and puts each assigned crop's embeddings in front.
-    fn advance(&self, g: &mut Graph, preset: &Preset, embeddings: ValueId, batch: usize) -> Result<(), GraphError> {
-        let dimensions = preset.model.feat_dim;
+    pub(super) fn advance(&self, g: &mut Graph, preset: &Preset, embeddings: ValueId, assigned: &AssignedRows) -> Result<(), GraphError> {
+        let (dimensions, batch) = (preset.model.feat_dim, assigned.batch);
         let next = g.scoped("queue", |g| {
             let mut crops = Vec::new();
-            for (position, &crop) in preset.crops.crops_for_assign.iter().enumerate() {
-                let new = g.rows(embeddings, crop * batch, (crop + 1) * batch)?;
+            for (position, &crop) in assigned.crops.iter().enumerate() {
+                let new = assigned.of(g, crop, embeddings)?;
                 let old = self.rows(g, position)?;
                 let rows = if self.length > batch {
                     let kept = g.apply(Slice { axes: vec![0], starts: vec![0], ends: vec![self.length - batch], steps: vec![1] }, &[old])?;
@@ -284,13 +313,13 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::gradcheck::{largest_gradient_error, random_inputs};
     use crate::interpreter::evaluate;
 
     /// A network small enough for f64 finite differences, with every kind of layer.
-    fn tiny(changes: &[&str]) -> Preset {
+    pub(in crate::methods) fn tiny(changes: &[&str]) -> Preset {
         let mut overrides: Vec<String> = [
             "model.arch=resnet10",
             "model.width=2",
@@ -315,7 +344,8 @@ mod tests {
     fn gradient_error(preset: &Preset) -> f64 {
         let mut g = Graph::new();
         let mut layers = TrainLayers::default();
-        let embeddings = embed_crops(&mut g, &mut layers, preset).expect("valid");
+        let crops = crop_inputs(&mut g, preset);
+        let embeddings = embed_crops(&mut g, &mut layers, preset, &crops).expect("valid");
         let names = preset.model.nmb_prototypes.parameter_names();
         let mut heads = Vec::new();
         for (index, (name, &count)) in names.iter().zip(preset.model.nmb_prototypes.counts()).enumerate() {

@@ -1,9 +1,9 @@
 //! Layers of the encoder: weights are constants, BatchNorm is folded into the layer before it.
 
 use super::train::path;
-use super::{BATCH_NORM_EPSILON, ConvSpec, Layers, NORM_EPSILON};
+use super::{BATCH_NORM_EPSILON, ConvSpec, Layers, NORM_EPSILON, Then};
 use crate::ir::{Graph, GraphError, TensorData, ValueId};
-use crate::ops::{Conv, Flatten, Gemm, GlobalAveragePool, L2Normalize};
+use crate::ops::{Conv, Flatten, Gemm, GlobalAveragePool, L2Normalize, Relu};
 use crate::weights::Weights;
 
 /// Builds a network from trained weights. No shape constants come in: batch, height and width stay free.
@@ -48,13 +48,21 @@ fn scale_rows(weight: &[f32], factors: &[f64]) -> Vec<f32> {
 }
 
 impl Layers for InferenceLayers<'_> {
-    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec) -> Result<ValueId, GraphError> {
+    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec, then: Then) -> Result<ValueId, GraphError> {
         let shape = [spec.out, spec.channels, spec.window.kernel, spec.window.kernel];
         let weight = self.weight(&format!("{}.weight", path(g, conv)), &shape)?;
         let (factors, biases) = self.folded(&path(g, norm), None, spec.out)?;
         let w = g.constant(shape, TensorData::F32(scale_rows(weight, &factors)));
         let bias = g.constant([spec.out], TensorData::F32(biases));
-        g.scoped(conv, |g| g.apply(Conv { window: spec.window }, &[x, w, bias]))
+        let y = g.scoped(conv, |g| g.apply(Conv { window: spec.window }, &[x, w, bias]))?;
+        match then {
+            Then::Nothing => Ok(y),
+            Then::Relu => g.apply(Relu, &[y]),
+            Then::AddRelu(residual) => {
+                let sum = g.add(y, residual)?;
+                g.apply(Relu, &[sum])
+            }
+        }
     }
 
     fn linear(&mut self, g: &mut Graph, name: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
@@ -64,14 +72,15 @@ impl Layers for InferenceLayers<'_> {
         g.scoped(name, |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[x, w, bias]))
     }
 
-    fn linear_batch_norm(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
+    fn linear_batch_norm_relu(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
         let full = path(g, linear);
         let weight = self.weight(&format!("{full}.weight"), &[out, channels])?;
         let bias = self.weight(&format!("{full}.bias"), &[out])?;
         let (factors, biases) = self.folded(&path(g, norm), Some(bias), out)?;
         let w = g.constant([out, channels], TensorData::F32(scale_rows(weight, &factors)));
         let bias = g.constant([out], TensorData::F32(biases));
-        g.scoped(linear, |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[x, w, bias]))
+        let y = g.scoped(linear, |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[x, w, bias]))?;
+        g.apply(Relu, &[y])
     }
 
     fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {

@@ -36,17 +36,28 @@ impl ConvSpec {
     }
 }
 
+/// What follows a BatchNorm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// ReLU.
+    Relu,
+    /// The sum with a residual of the same shape, then ReLU.
+    AddRelu(ValueId),
+}
+
 /// What a network is built of. Names are PyTorch's, relative to the graph's scope.
 #[allow(clippy::missing_errors_doc, reason = "shapes that do not fit, and weights that do not belong to the network")]
 pub trait Layers {
-    /// Convolution `conv` and BatchNorm `norm`; x [N,C,H,W].
-    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec) -> Result<ValueId, GraphError>;
+    /// Convolution `conv`, BatchNorm `norm` and what follows; x [N,C,H,W].
+    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec, then: Then) -> Result<ValueId, GraphError>;
 
     /// Linear layer with bias; x [N,channels] → [N,out].
     fn linear(&mut self, g: &mut Graph, name: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError>;
 
-    /// Linear layer with bias and BatchNorm; x [N,channels] → [N,out].
-    fn linear_batch_norm(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError>;
+    /// Linear layer with bias, BatchNorm and ReLU; x [N,channels] → [N,out].
+    fn linear_batch_norm_relu(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError>;
 
     /// Rows of length 1; x [N,D].
     fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError>;

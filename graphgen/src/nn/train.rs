@@ -1,6 +1,6 @@
 //! Layers of a training graph: parameters are inputs, BatchNorm uses the batch's statistics.
 
-use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON};
+use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON, Then};
 use crate::functions::batch_norm::elements_per_channel;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize};
@@ -39,9 +39,16 @@ pub struct TrainLayers {
     pub parameters: Vec<Parameter>,
     /// Running statistics, in order of first use.
     pub running_statistics: Vec<RunningStatistic>,
+    /// Whether BatchNorms leave the running statistics alone.
+    untracked: bool,
 }
 
 impl TrainLayers {
+    /// Layers that normalise by the batch's statistics as ever, and have no running statistics.
+    pub fn without_running_statistics() -> TrainLayers {
+        TrainLayers { untracked: true, ..TrainLayers::default() }
+    }
+
     /// The parameter of a name, a new graph input at its first use.
     pub fn parameter(&mut self, g: &mut Graph, name: &str, shape: &[usize], init: Init) -> ValueId {
         if let Some(known) = self.parameters.iter().find(|parameter| parameter.name == name) {
@@ -69,13 +76,20 @@ impl TrainLayers {
         Ok(())
     }
 
-    fn batch_norm(&mut self, g: &mut Graph, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
+    fn batch_norm(&mut self, g: &mut Graph, name: &str, x: ValueId, then: Then) -> Result<ValueId, GraphError> {
         let channels = g.shape(x)[1];
         let count = elements_per_channel(g.ty(x)) as f64;
         let name = path(g, name);
         let scale = self.parameter(g, &format!("{name}.weight"), &[channels], Init::Ones);
         let bias = self.parameter(g, &format!("{name}.bias"), &[channels], Init::Zeros);
-        let outputs = g.apply_all(BatchNormTrain { epsilon: BATCH_NORM_EPSILON }, &[x, scale, bias])?;
+        let mut inputs = vec![x, scale, bias];
+        if let Then::AddRelu(residual) = then {
+            inputs.push(residual);
+        }
+        let outputs = g.apply_all(BatchNormTrain { epsilon: BATCH_NORM_EPSILON, relu: then != Then::Nothing }, &inputs)?;
+        if self.untracked {
+            return Ok(outputs[0]);
+        }
         self.track(g, format!("{name}.running_mean"), outputs[1], 1.0, Init::Zeros)?;
         // The running variance is the unbiased one, the normalisation uses the biased one.
         self.track(g, format!("{name}.running_var"), outputs[2], count / (count - 1.0), Init::Ones)?;
@@ -89,12 +103,12 @@ pub(super) fn path(g: &Graph, name: &str) -> String {
 }
 
 impl Layers for TrainLayers {
-    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec) -> Result<ValueId, GraphError> {
+    fn conv_batch_norm(&mut self, g: &mut Graph, conv: &str, norm: &str, x: ValueId, spec: ConvSpec, then: Then) -> Result<ValueId, GraphError> {
         let shape = [spec.out, spec.channels, spec.window.kernel, spec.window.kernel];
         let name = path(g, conv);
         let w = self.parameter(g, &format!("{name}.weight"), &shape, Init::KaimingNormalFanOut);
         let y = g.scoped(conv, |g| g.apply(Convolution { window: spec.window }, &[x, w]))?;
-        self.batch_norm(g, norm, y)
+        self.batch_norm(g, norm, y, then)
     }
 
     fn linear(&mut self, g: &mut Graph, name: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
@@ -104,9 +118,9 @@ impl Layers for TrainLayers {
         g.scoped(name, |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[x, w, bias]))
     }
 
-    fn linear_batch_norm(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
+    fn linear_batch_norm_relu(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
         let y = self.linear(g, linear, x, channels, out)?;
-        self.batch_norm(g, norm, y)
+        self.batch_norm(g, norm, y, Then::Relu)
     }
 
     fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {

@@ -31,7 +31,7 @@ fn with_functions() -> Graph {
     let (scale, bias) = (g.input("scale", TensorType::f32(vec![3])), g.input("bias", TensorType::f32(vec![3])));
     for (index, rows) in [8, 4, 8].into_iter().enumerate() {
         let x = g.input(&format!("x{index}"), TensorType::f32(vec![rows, 3]));
-        let y = g.scoped(&format!("bn{index}"), |g| g.apply_all(BatchNormTrain { epsilon: 1e-5 }, &[x, scale, bias])).unwrap();
+        let y = g.scoped(&format!("bn{index}"), |g| g.apply_all(BatchNormTrain { epsilon: 1e-5, relu: false }, &[x, scale, bias])).unwrap();
         let codes = g.apply(SinkhornKnopp { epsilon: 0.05, iterations: 3 }, &[y[0]]).unwrap();
         g.output(&format!("codes{index}"), codes);
     }

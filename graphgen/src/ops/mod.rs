@@ -211,7 +211,8 @@ operators! {
     reduce => ReduceMax, ReduceMean, ReduceSum;
     shape => Concat, Flatten, Gather, Identity, Pad, Reshape, Slice, Transpose;
     softmax => LogSoftmax, Softmax;
-    functions::batch_norm => BatchNormTrain, BatchNormTrainGrad;
+    functions::batch_norm => BatchNormTrain;
+    functions::batch_norm_grad => BatchNormTrainGrad;
     functions::convolution => Convolution;
     functions::conv_grad => ConvInputGrad, ConvWeightGrad;
     functions::l2_normalize => L2Normalize;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use graphgen::preset::Preset;
 
-use crate::data::{Dataset, Loader, LoaderConfig, StageTimes};
+use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig, StageTimes};
 
 /// Measures the loader: milliseconds of each stage and images a second
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let dataset = Arc::new(Dataset::open(&args.data)?);
     let images = dataset.len();
     let batch_size = args.batch_size.min(images);
-    let config = LoaderConfig { crops: preset.crops, batch_size, seed: preset.train.seed, workers: args.threads, batches_ahead: 2 };
+    let decode = DecodeOptions { exif_orientation: preset.data.exif_orientation, ..DecodeOptions::default() };
+    let broken = BrokenPolicy { max_share: preset.data.max_broken_share, list: None };
+    let config =
+        LoaderConfig { crops: preset.crops, batch_size, micro_batches: 1, seed: preset.train.seed, workers: args.threads, batches_ahead: 2, decode, broken };
     let crops = config.crops.size_crops.iter().zip(&config.crops.nmb_crops).map(|(size, count)| format!("{count}x{size}"));
     let crops = crops.collect::<Vec<_>>().join(" + ");
     let mut stream = Loader::new(dataset, config)?.stream(0, 0);

@@ -12,8 +12,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::UsageError;
 use super::options::Device;
+use crate::kernels::KernelSet;
 use crate::session::environment::environment;
-use crate::train::open_engine;
+use crate::train::open_engine_with;
 
 /// Steps before the measurement: the first ones allocate.
 const WARM_UP: usize = 2;
@@ -33,6 +34,9 @@ pub struct Args {
     /// Threads of one operator; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Native kernels, or the functions' bodies in standard operators
+    #[arg(long, value_enum, default_value_t = KernelSet::Native)]
+    pub kernels: KernelSet,
     /// Where the graphs run
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) provider: Device,
@@ -55,7 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let graphs = directory.path().join("graphs");
     let manifest = artifacts::export(&preset, &graphs)?;
     let exported = began.elapsed();
-    let mut engine = open_engine(&environment, &graphs, &manifest, args.threads)?;
+    let mut engine = open_engine_with(&environment, &graphs, &manifest, args.threads, args.kernels)?;
     engine.load_weights(&load_safetensors(&graphs.join(artifacts::INIT_FILE))?)?;
     let loaded = began.elapsed() - exported;
 

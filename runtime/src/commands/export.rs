@@ -3,23 +3,40 @@
 use std::path::PathBuf;
 
 use graphgen::artifacts::{EncoderInput, EncoderOptions};
-use graphgen::weights::write_atomically;
+use graphgen::weights::{Naming, write_atomically};
 
-use crate::export::encoder_of_run;
+use super::UsageError;
+use crate::export::{ExportedWeights, encoder_of_run, weights_of_run};
 
-/// Writes the encoder of a run's newest checkpoint; one state gives the same bytes every time
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// The encoder as an ONNX graph
+    #[default]
+    Onnx,
+    /// The weights for PyTorch
+    Safetensors,
+}
+
+/// Writes the encoder or the weights of a run's newest checkpoint; one state gives the same bytes every time
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Run directory that `swav-rt train` wrote
     #[arg(long, value_name = "RUN")]
     pub run: PathBuf,
     /// File to write
-    #[arg(long, value_name = "encoder.onnx")]
+    #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Element type of the input `image`
+    /// What to write
     #[arg(long, value_enum, default_value_t)]
-    pub input: EncoderInput,
-    /// Fixes the input to N images of H x W px
+    pub format: Format,
+    /// Names in the safetensors file [default: swav]
+    #[arg(long, value_enum)]
+    pub names: Option<Naming>,
+    /// Element type of the encoder's input `image` [default: u8]
+    #[arg(long, value_enum)]
+    pub input: Option<EncoderInput>,
+    /// Fixes the encoder's input to N images of H x W px
     #[arg(long = "static", value_name = "N,H,W", value_parser = parse_shape)]
     pub static_shape: Option<[usize; 3]>,
 }
@@ -32,12 +49,36 @@ fn parse_shape(text: &str) -> Result<[usize; 3], String> {
 /// Runs the command.
 ///
 /// # Errors
-/// A directory without checkpoints, a file that cannot be written.
+/// Options of the other format, a directory without checkpoints, names that the network has not, a file that cannot be
+/// written.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let options = EncoderOptions { input: args.input, static_shape: args.static_shape };
-    let (bytes, step) = encoder_of_run(&args.run, &options)?;
-    write_atomically(&args.out, &bytes)?;
-    println!("{}: encoder after {step} steps, {:.1} MB", args.out.display(), bytes.len() as f64 / 1e6);
+    let size = |bytes: &[u8]| format!("{:.1} MB", bytes.len() as f64 / 1e6);
+    match args.format {
+        Format::Onnx => {
+            if args.names.is_some() {
+                return Err(UsageError("--names: an encoder has no names of weights; give --format safetensors as well".into()).into());
+            }
+            let options = EncoderOptions { input: args.input.unwrap_or_default(), static_shape: args.static_shape };
+            let (bytes, step) = encoder_of_run(&args.run, &options)?;
+            write_atomically(&args.out, &bytes)?;
+            println!("{}: encoder after {step} steps, {}", args.out.display(), size(&bytes));
+        }
+        Format::Safetensors => {
+            if args.input.is_some() || args.static_shape.is_some() {
+                return Err(UsageError("--input and --static: weights have no input; leave them out, or give --format onnx".into()).into());
+            }
+            let ExportedWeights { bytes, step, torchvision } = weights_of_run(&args.run, args.names.unwrap_or_default())?;
+            write_atomically(&args.out, &bytes)?;
+            println!("{}: weights after {step} steps, {}", args.out.display(), size(&bytes));
+            if let Some(model) = torchvision {
+                println!("load into:");
+                println!("  model = {}", model.constructor);
+                model.changes.iter().for_each(|change| println!("  {change}"));
+                println!("  model.fc = torch.nn.Identity()");
+                println!("  model.load_state_dict(safetensors.torch.load_file(FILE))");
+            }
+        }
+    }
     Ok(())
 }
 

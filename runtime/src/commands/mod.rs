@@ -2,6 +2,8 @@
 
 pub mod bench_loader;
 pub mod bench_step;
+pub mod data_check;
+pub mod data_pack;
 pub mod data_synth;
 pub mod embed;
 pub mod eval_knn;
@@ -36,7 +38,7 @@ pub enum Command {
     /// Measure speed
     #[command(subcommand)]
     Bench(Bench),
-    /// Make data sets
+    /// Make, check and pack data sets
     #[command(subcommand)]
     Data(Data),
 }
@@ -62,6 +64,10 @@ pub enum Bench {
 pub enum Data {
     /// Write a procedural data set
     Synth(data_synth::Args),
+    /// Name broken, small and duplicate images
+    Check(data_check::Args),
+    /// Write tar shards with an index
+    Pack(data_pack::Args),
 }
 
 /// Runs the chosen subcommand.
@@ -77,5 +83,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(Bench::Loader(args)) => bench_loader::run(args),
         Command::Bench(Bench::Step(args)) => bench_step::run(args),
         Command::Data(Data::Synth(args)) => data_synth::run(args),
+        Command::Data(Data::Check(args)) => data_check::run(args),
+        Command::Data(Data::Pack(args)) => data_pack::run(args),
     }
 }

@@ -36,8 +36,8 @@ pub struct Args {
     /// auto: go on from the newest checkpoint; never: refuse a run directory with checkpoints; or a checkpoint's folder
     #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
     pub resume: String,
-    /// Start from these weights (PyTorch's names) instead of random ones
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// Start from these weights instead of random ones: safetensors, or PyTorch's .pth, .pth.tar or .pt
+    #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
     /// Threads of one operator; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -7,7 +7,7 @@ use super::ring::Ring;
 use super::schedule::Position;
 use super::stages::StageTimes;
 
-/// The crops of B images. Dropping it gives its buffers back to the loader.
+/// The crops of N·B images. Dropping it gives its buffers back to the loader.
 #[derive(Debug)]
 pub struct Batch {
     pub(super) ring: Arc<Ring>,
@@ -20,7 +20,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The crops of a group, u8 [count · B, 3, S, S], crop-major: all B of its first crop, then all B of its second, ….
+    /// The crops of a group, u8 [N · count · B, 3, S, S]: micro-batch after micro-batch, the first B images in the first,
+    /// and each of them crop-major: all B of its first crop, then all B of its second, ….
     ///
     /// # Panics
     /// If there is no such group.
@@ -38,7 +39,7 @@ impl Batch {
         self.position.batch
     }
 
-    /// Indices of the B images in the data set, as scheduled: a broken image keeps its index though another one's
+    /// Indices of the N·B images in the data set, as scheduled: a broken image keeps its index though another one's
     /// pixels stand in for it.
     pub fn indices(&self) -> &[usize] {
         &self.indices

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::DataError;
 use super::random::{Purpose, Random};
-use super::{image_folder, tar};
+use super::{image_folder, path_list, shard_index, tar};
 
 /// File name endings of images.
 pub(super) const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
@@ -74,37 +74,37 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens folders of class folders, flat folders of images, `.tar` archives (indexed here; the class of a member is the
-    /// name of the folder it is in), or several of them.
+    /// Opens folders of class folders, flat folders of images, `.tar` archives (indexed here; the class of a member is that
+    /// of its `.cls` member or the name of the folder it is in), folders of `.tar` shards, `.txt` lists of paths, or several
+    /// of them.
     ///
     /// # Errors
     /// Paths that do not exist, are of another kind or cannot be read, and those without images.
     pub fn open(paths: &[PathBuf]) -> Result<Dataset, DataError> {
+        let (dataset, problems) = Dataset::open_with_problems(paths)?;
+        problems.into_iter().next().map_or(Ok(dataset), Err)
+    }
+
+    /// As [`open`](Self::open), but folders inside the paths that cannot be listed are left out and returned.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), for the paths themselves.
+    pub fn open_with_problems(paths: &[PathBuf]) -> Result<(Dataset, Vec<DataError>), DataError> {
         if paths.is_empty() {
             return Err(DataError::NoPaths);
         }
         let mut sources = Vec::new();
         let mut found = Vec::new();
+        let mut problems = Vec::new();
         for path in paths {
-            let metadata = std::fs::metadata(path).map_err(|source| match source.kind() {
-                std::io::ErrorKind::NotFound => DataError::Missing { path: path.clone() },
-                _ => DataError::Io { path: path.clone(), source },
-            })?;
-            let is_tar = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"));
-            let (images, archive) = if metadata.is_dir() {
-                (image_folder::scan(path)?, None)
-            } else if is_tar {
-                let archive = File::open(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-                (tar::scan(path)?, Some(archive))
-            } else {
-                return Err(DataError::NotADataset { path: path.clone() });
-            };
-            if images.is_empty() {
+            let before = (found.len(), problems.len());
+            for (source, images) in open_path(path, &mut problems)? {
+                found.extend(images.into_iter().map(|image| (sources.len(), image)));
+                sources.push(source);
+            }
+            if before == (found.len(), problems.len()) {
                 return Err(DataError::Empty { path: path.clone() });
             }
-            let source = sources.len();
-            found.extend(images.into_iter().map(|image| (source, image)));
-            sources.push(Source { path: path.clone(), archive });
         }
 
         let mut classes: BTreeMap<String, usize> = found.iter().filter_map(|(_, image)| image.class.clone()).map(|class| (class, 0)).collect();
@@ -113,7 +113,7 @@ impl Dataset {
         }
         let entries =
             found.into_iter().map(|(source, Found { name, class, place })| Entry { source, name, class: class.map(|class| classes[&class]), place }).collect();
-        Ok(Dataset { sources, entries, class_names: classes.into_keys().collect() })
+        Ok((Dataset { sources, entries, class_names: classes.into_keys().collect() }, problems))
     }
 
     /// Number of images.
@@ -166,8 +166,16 @@ impl Dataset {
         bytes.clear();
         match (&source.archive, entry.place) {
             (Some(archive), Some(Place { offset, len })) => {
-                bytes.resize(len as usize, 0);
-                tar::read_exact_at(archive, bytes, offset).map_err(|error| DataError::Tar { path: source.path.clone(), source: error })
+                let read = archive.metadata().and_then(|metadata| {
+                    // A length is believed only where there are as many bytes.
+                    if offset.checked_add(len).is_none_or(|end| end > metadata.len()) {
+                        return Err(std::io::ErrorKind::UnexpectedEof.into());
+                    }
+                    bytes.resize(len as usize, 0);
+                    tar::read_exact_at(archive, bytes, offset)
+                });
+                let error = |error| DataError::Tar { path: source.path.clone(), source: error };
+                read.map_err(|source| DataError::Image { name: self.name(index), source: Box::new(error(source)) })
             }
             _ => {
                 let path = source.path.join(&entry.name);
@@ -187,6 +195,14 @@ impl Dataset {
             Some(_) => format!("{}:{}", source.path.display(), entry.name),
             None => source.path.join(&entry.name).display().to_string(),
         }
+    }
+
+    /// Path inside the folder or archive, with `/`.
+    ///
+    /// # Panics
+    /// If `index` ≥ [`len`](Self::len).
+    pub fn inner_name(&self, index: usize) -> &str {
+        &self.entries[index].name
     }
 
     /// Index of the image's class; `None` in a flat folder.
@@ -217,5 +233,48 @@ impl Dataset {
             hash.update(len.to_le_bytes());
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The sources behind one path, with the images of each.
+fn open_path(path: &Path, problems: &mut Vec<DataError>) -> Result<Vec<(Source, Vec<Found>)>, DataError> {
+    let metadata = std::fs::metadata(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => DataError::Missing { path: path.into() },
+        _ => DataError::Io { path: path.into(), source },
+    })?;
+    let has_extension = |path: &Path, wanted: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
+    if !metadata.is_dir() {
+        return if has_extension(path, "tar") {
+            Ok(vec![(Source::archive(path)?, tar::scan(path)?)])
+        } else if has_extension(path, "txt") {
+            let folder = path.parent().unwrap_or(Path::new("")).into();
+            Ok(vec![(Source { path: folder, archive: None }, path_list::read(path)?)])
+        } else {
+            Err(DataError::NotADataset { path: path.into() })
+        };
+    }
+    if path.join(shard_index::INDEX_FILE).exists() {
+        let shards = shard_index::read(path)?.into_iter();
+        return shards.map(|(shard, images)| Ok((Source::archive(&path.join(shard.file))?, images))).collect();
+    }
+    let mut listing = image_folder::scan(path)?;
+    if listing.images.is_empty() {
+        let io = |source| DataError::Io { path: path.into(), source };
+        let entries = std::fs::read_dir(path).map_err(io)?.map(|entry| entry.map(|entry| entry.path()));
+        let mut shards = entries.collect::<Result<Vec<_>, _>>().map_err(io)?;
+        shards.retain(|shard| has_extension(shard, "tar") && shard.is_file());
+        shards.sort_unstable();
+        if !shards.is_empty() {
+            return shards.iter().map(|shard| Ok((Source::archive(shard)?, tar::scan(shard)?))).collect();
+        }
+    }
+    problems.append(&mut listing.problems);
+    Ok(vec![(Source { path: path.into(), archive: None }, listing.images)])
+}
+
+impl Source {
+    fn archive(path: &Path) -> Result<Source, DataError> {
+        let file = File::open(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+        Ok(Source { path: path.into(), archive: Some(file) })
     }
 }

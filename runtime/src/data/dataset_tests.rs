@@ -71,6 +71,58 @@ fn archives_give_the_same_as_folders() {
 }
 
 #[test]
+fn a_list_of_paths_gives_its_files_in_order() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    write(folder.path(), "photos/b.jpg", b"b");
+    write(folder.path(), "photos/no-ending", b"a");
+    let absolute = folder.path().join("photos/b.jpg");
+    write(folder.path(), "list.txt", format!("photos/no-ending\tcat\r\n\n{}\nphotos/gone.jpg\n", absolute.display()).as_bytes());
+    let dataset = open(&[&folder.path().join("list.txt")]).expect("list");
+    assert_eq!((dataset.len(), dataset.label(0), dataset.label(1)), (3, Some(0), None));
+    assert_eq!((dataset.read(0).expect("file"), dataset.read(1).expect("file")), (b"a".to_vec(), b"b".to_vec()));
+    assert!(dataset.read(2).expect_err("gone").to_string().contains("gone.jpg"));
+}
+
+#[test]
+fn a_folder_of_shards_is_one_data_set_with_webdataset_classes() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    archive(&folder.path().join("b.tar"), &[("000.v1.jpg", b"third"), ("000.cls", b"dog\n")]);
+    archive(&folder.path().join("a.tar"), &[("001.cls", b"cat"), ("001.jpg", b"second"), ("000.jpg", b"first"), ("000.cls", b"dog"), ("000.json", b"{}")]);
+    let dataset = open(&[folder.path()]).expect("shards");
+    let images: Vec<_> = (0..dataset.len()).map(|index| (dataset.read(index).expect("member"), dataset.label(index))).collect();
+    assert_eq!(images, [(b"first".to_vec(), Some(1)), (b"second".to_vec(), Some(0)), (b"third".to_vec(), Some(1))]);
+}
+
+#[test]
+fn a_truncated_archive_names_the_member_it_lacks() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let tar = folder.path().join("cut.tar");
+    archive(&tar, &[("a/1.jpg", &[1; 600]), ("a/2.jpg", &[2; 5000])]);
+    let bytes = std::fs::read(&tar).expect("archive");
+    std::fs::write(&tar, &bytes[..3000]).expect("write");
+    let dataset = open(&[&tar]).expect("the headers are there");
+    assert_eq!(dataset.read(0).expect("whole"), [1; 600]);
+    let error = dataset.read(1).expect_err("cut off").to_string();
+    assert!(error.contains("a/2.jpg") && error.contains("cut.tar"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_back_are_named_and_other_links_are_followed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    write(folder.path(), "data/cat/1.jpg", b"1");
+    write(folder.path(), "elsewhere/2.jpg", b"2");
+    let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.path().join(name)).expect("link");
+    link(&folder.path().join("elsewhere"), "data/dog");
+    assert_eq!(open(&[&folder.path().join("data")]).expect("data set").len(), 2);
+    link(&folder.path().join("data"), "data/cat/back");
+    let error = open(&[&folder.path().join("data")]).expect_err("loop");
+    assert!(matches!(&error, DataError::LinkLoop { path } if path.ends_with("cat/back")), "{error}");
+    let (dataset, problems) = Dataset::open_with_problems(&[folder.path().join("data")]).expect("the rest");
+    assert_eq!((dataset.len(), problems.len()), (2, 1));
+}
+
+#[test]
 fn several_paths_share_their_classes() {
     let folder = tempfile::tempdir().expect("temporary folder");
     write(folder.path(), "a/dog/1.jpg", b"1");

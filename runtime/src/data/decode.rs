@@ -3,13 +3,30 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader};
 use libjpeg_turbo_rs::{Decoder, PixelFormat};
 
 use super::error::DataError;
+use super::orientation::turn;
 
 /// Most pixels an image may have: where Pillow refuses a "decompression bomb".
 pub const DEFAULT_PIXEL_LIMIT: usize = 178_956_970;
+
+/// How images are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Most pixels an image may have; larger ones are refused before any memory is taken for them.
+    pub pixel_limit: usize,
+    /// Whether an image is turned as its EXIF orientation says. Off by default, as torchvision does not do it.
+    pub exif_orientation: bool,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> DecodeOptions {
+        DecodeOptions { pixel_limit: DEFAULT_PIXEL_LIMIT, exif_orientation: false }
+    }
+}
 
 /// A decoded image: u8 [height, width, 4], red, green, blue and one unused byte, which is what decoding and resizing
 /// are fastest with.
@@ -52,35 +69,35 @@ impl RgbImage {
         self.rgbx().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
     }
 
-    fn fill(&mut self, width: usize, height: usize, pixels: impl Iterator<Item = [u8; 3]>) {
+    pub(super) fn fill(&mut self, width: usize, height: usize, pixels: impl Iterator<Item = [u8; 3]>) {
         (self.width, self.height) = (width, height);
         self.pixels.clear();
         self.pixels.extend(pixels.flat_map(|[r, g, b]| [r, g, b, 255]));
     }
 }
 
-/// Decodes an image of any supported format, up to [`DEFAULT_PIXEL_LIMIT`] pixels. Grey becomes three equal channels,
-/// CMYK is converted as Pillow does, alpha is dropped and 16-bit samples keep their upper byte. JPEGs have
-/// libjpeg-turbo's pixels (accurate integer DCT, fancy upsampling).
+/// Decodes an image of any supported format with the default options. Grey becomes three equal channels, CMYK is converted
+/// as Pillow does, alpha is dropped and 16-bit samples keep their upper byte. Of an animation the first frame is taken.
+/// JPEGs have libjpeg-turbo's pixels (accurate integer DCT, fancy upsampling).
 ///
 /// # Errors
 /// Bytes that are no complete image, and images with too many pixels.
 pub fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, DataError> {
     let mut image = RgbImage::default();
-    decode_rgb_into(bytes, DEFAULT_PIXEL_LIMIT, &mut image)?;
+    decode_rgb_into(bytes, DecodeOptions::default(), &mut image)?;
     Ok(image)
 }
 
-/// As [`decode_rgb`], into an image whose memory is used again, with a limit on the number of pixels.
+/// As [`decode_rgb`], into an image whose memory is used again.
 ///
 /// # Errors
 /// As [`decode_rgb`]; `image` then holds nothing useful.
-pub fn decode_rgb_into(bytes: &[u8], pixel_limit: usize, image: &mut RgbImage) -> Result<(), DataError> {
+pub fn decode_rgb_into(bytes: &[u8], options: DecodeOptions, image: &mut RgbImage) -> Result<(), DataError> {
     // Decoders see hostile bytes: a panic in one of them is an error of the image, not the end of the run. `image` is
     // only bytes and a size that is written last, so that it stays usable.
     let decoded = catch_unwind(AssertUnwindSafe(|| match bytes {
-        [0xff, 0xd8, 0xff, ..] => decode_jpeg(bytes, pixel_limit, image),
-        _ => decode_other(bytes, pixel_limit, image),
+        [0xff, 0xd8, 0xff, ..] => decode_jpeg(bytes, options, image),
+        _ => decode_other(bytes, options, image),
     }));
     decoded.unwrap_or_else(|_| Err(DataError::Decode { message: "the decoder panicked".into() }))
 }
@@ -92,11 +109,11 @@ fn check_pixels(width: usize, height: usize, limit: usize) -> Result<(), DataErr
     }
 }
 
-fn decode_jpeg(bytes: &[u8], pixel_limit: usize, image: &mut RgbImage) -> Result<(), DataError> {
+fn decode_jpeg(bytes: &[u8], options: DecodeOptions, image: &mut RgbImage) -> Result<(), DataError> {
     let error = |error: libjpeg_turbo_rs::JpegError| DataError::Decode { message: format!("JPEG: {error}") };
     let mut decoder = Decoder::new(bytes).map_err(error)?;
     let (width, height) = (usize::from(decoder.header().width), usize::from(decoder.header().height));
-    check_pixels(width, height, pixel_limit)?;
+    check_pixels(width, height, options.pixel_limit)?;
     decoder.set_output_format(PixelFormat::Rgbx);
     let len = 4 * width * height;
     if image.pixels.len() < len {
@@ -104,16 +121,23 @@ fn decode_jpeg(bytes: &[u8], pixel_limit: usize, image: &mut RgbImage) -> Result
     }
     let info = decoder.decode_image_into(&mut image.pixels).map_err(error)?;
     (image.width, image.height) = (info.width, info.height);
+    if options.exif_orientation
+        && let Some(orientation) = info.exif_data.as_deref().and_then(Orientation::from_exif_chunk)
+    {
+        turn(image, orientation);
+    }
     Ok(())
 }
 
-fn decode_other(bytes: &[u8], pixel_limit: usize, image: &mut RgbImage) -> Result<(), DataError> {
+fn decode_other(bytes: &[u8], options: DecodeOptions, image: &mut RgbImage) -> Result<(), DataError> {
     let error = |error: image::ImageError| DataError::Decode { message: error.to_string() };
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|source| DataError::Decode { message: source.to_string() })?;
-    let decoder = reader.into_decoder().map_err(error)?;
+    let mut decoder = reader.into_decoder().map_err(error)?;
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
-    check_pixels(width, height, pixel_limit)?;
+    check_pixels(width, height, options.pixel_limit)?;
+    // An orientation that cannot be read is none, as for JPEG.
+    let orientation = if options.exif_orientation { decoder.orientation().ok() } else { None };
     let upper = |sample: u16| (sample >> 8) as u8;
     match DynamicImage::from_decoder(decoder).map_err(error)? {
         DynamicImage::ImageLuma16(decoded) => image.fill(width, height, decoded.pixels().map(|pixel| [upper(pixel.0[0]); 3])),
@@ -121,6 +145,9 @@ fn decode_other(bytes: &[u8], pixel_limit: usize, image: &mut RgbImage) -> Resul
         DynamicImage::ImageRgb16(decoded) => image.fill(width, height, decoded.pixels().map(|pixel| pixel.0.map(upper))),
         DynamicImage::ImageRgba16(decoded) => image.fill(width, height, decoded.pixels().map(|pixel| [0, 1, 2].map(|c| upper(pixel.0[c])))),
         decoded => image.fill(width, height, decoded.into_rgb8().pixels().map(|pixel| pixel.0)),
+    }
+    if let Some(orientation) = orientation {
+        turn(image, orientation);
     }
     Ok(())
 }
@@ -134,6 +161,32 @@ mod tests {
         let mut bytes = Cursor::new(Vec::new());
         image.write_to(&mut bytes, ImageFormat::Png).expect("PNG");
         bytes.into_inner()
+    }
+
+    fn limit(pixel_limit: usize) -> DecodeOptions {
+        DecodeOptions { pixel_limit, ..DecodeOptions::default() }
+    }
+
+    #[test]
+    fn a_jpeg_is_turned_only_when_asked_for() {
+        // Left half dark, right half bright; orientation 6 turns the left side up.
+        let rgb: Vec<u8> = (0..16 * 8).flat_map(|i| [if i % 16 < 8 { 0 } else { 255 }; 3]).collect();
+        let mut jpeg = Vec::new();
+        let mut encoder = jpeg_encoder::Encoder::new(&mut jpeg, 95);
+        let exif = [&b"Exif\0\0II*\0\x08\0\0\0\x01\0"[..], &[0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0], &[0; 4]].concat();
+        encoder.add_app_segment(1, exif).expect("segment");
+        encoder.encode(&rgb, 16, 8, jpeg_encoder::ColorType::Rgb).expect("JPEG");
+        let decode = |exif_orientation| {
+            let mut image = RgbImage::default();
+            decode_rgb_into(&jpeg, DecodeOptions { exif_orientation, ..DecodeOptions::default() }, &mut image).expect("image");
+            image
+        };
+        let plain = decode(false);
+        assert_eq!((plain.width(), plain.height()), (16, 8));
+        let turned = decode(true);
+        assert_eq!((turned.width(), turned.height()), (8, 16));
+        let pixels = turned.to_rgb();
+        assert!(pixels[0] < 20 && pixels[pixels.len() - 1] > 235, "the left side lies above");
     }
 
     #[test]
@@ -150,9 +203,9 @@ mod tests {
     #[test]
     fn an_image_with_too_many_pixels_is_refused_before_decoding() {
         let bytes = png(DynamicImage::new_rgb8(20, 10));
-        let error = decode_rgb_into(&bytes, 199, &mut RgbImage::default()).expect_err("200 pixels");
+        let error = decode_rgb_into(&bytes, limit(199), &mut RgbImage::default()).expect_err("200 pixels");
         assert!(matches!(error, DataError::TooManyPixels { width: 20, height: 10, limit: 199 }), "{error}");
-        decode_rgb_into(&bytes, 200, &mut RgbImage::default()).expect("exactly the limit");
+        decode_rgb_into(&bytes, limit(200), &mut RgbImage::default()).expect("exactly the limit");
     }
 
     #[test]
@@ -165,8 +218,8 @@ mod tests {
     #[test]
     fn an_image_can_be_decoded_into_a_larger_ones_memory() {
         let mut image = RgbImage::default();
-        decode_rgb_into(&png(DynamicImage::new_rgb8(20, 10)), 1000, &mut image).expect("image");
-        decode_rgb_into(&png(DynamicImage::new_rgb8(3, 2)), 1000, &mut image).expect("image");
+        decode_rgb_into(&png(DynamicImage::new_rgb8(20, 10)), limit(1000), &mut image).expect("image");
+        decode_rgb_into(&png(DynamicImage::new_rgb8(3, 2)), limit(1000), &mut image).expect("image");
         assert_eq!((image.width(), image.height(), image.rgbx().len()), (3, 2, 24));
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A path that does not exist.
-    #[error("{path}: no such file or folder; expected a folder of class folders, a flat folder of images or a .tar")]
+    #[error(
+        "{path}: no such file or folder; expected a folder of class folders, a flat folder of images, a .tar, a folder of .tar shards or a .txt list of paths"
+    )]
     Missing {
         /// The path as given.
         path: PathBuf,
@@ -15,7 +17,7 @@ pub enum DataError {
     #[error("no data given: expected at least one folder or .tar")]
     NoPaths,
     /// A file that is not an archive.
-    #[error("{path}: expected a folder or an uncompressed .tar, got another kind of file; unpack it, or pass the folder it is in")]
+    #[error("{path}: expected a folder, an uncompressed .tar or a .txt list of paths, got another kind of file; unpack it, or pass the folder it is in")]
     NotADataset {
         /// The path as given.
         path: PathBuf,
@@ -54,6 +56,38 @@ pub enum DataError {
         /// Why.
         source: std::io::Error,
     },
+    /// An index that does not belong to its shards.
+    #[error("{path}: {message}; write the shards again with `swav-rt data pack`, or remove the index to have the shards scanned")]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A folder that leads back to one above it.
+    #[error("{path}: the symbolic link leads back to a folder above it; remove the link")]
+    LinkLoop {
+        /// The link.
+        path: PathBuf,
+    },
+    /// A pipe or device under an image's name.
+    #[error("{path}: expected a regular file, got a pipe, socket or device; remove or rename it")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Two images that would be one member.
+    #[error("{name}: two of the data set's paths have an image of this name; pack them one by one")]
+    NameTwice {
+        /// Path inside the folders or archives.
+        name: String,
+    },
+    /// A broken image that cannot be packed.
+    #[error("{source}; repair or remove it, or leave broken images out with --leave-out-broken (`swav-rt data check` names all)")]
+    PackBroken {
+        /// What is wrong with it.
+        source: Box<DataError>,
+    },
     /// Bytes that are no image.
     #[error("cannot decode the image: {message}")]
     Decode {
@@ -86,6 +120,14 @@ pub enum DataError {
         /// Images of the data set.
         images: usize,
     },
+    /// Parts of a batch that would not be of one size.
+    #[error("a batch of {batch_size} images cannot be cut into {micro_batches} equal micro-batches; let train.accumulate divide train.batch_size")]
+    UnequalMicroBatches {
+        /// Images of a batch.
+        batch_size: usize,
+        /// Micro-batches of a batch.
+        micro_batches: usize,
+    },
     /// A batch without images.
     #[error("{setting}: expected at least 1, got 0")]
     Zero {
@@ -94,7 +136,7 @@ pub enum DataError {
     },
     /// More broken images than can be passed over.
     #[error(
-        "epoch {epoch}: {broken} broken images, more than 1 % of the {images} images of an epoch; repair or remove them. The first: {names}",
+        "epoch {epoch}: {broken} broken images, more than {percent} % of the {images} images of an epoch; repair or remove them (`swav-rt data check` names all), or raise data.max_broken_share. The first: {names}",
         names = names.join(", ")
     )]
     TooManyBroken {
@@ -102,6 +144,8 @@ pub enum DataError {
         epoch: usize,
         /// Broken images so far.
         broken: usize,
+        /// Share of an epoch that is allowed, %.
+        percent: f64,
         /// Images of an epoch.
         images: usize,
         /// The first broken ones, each with what is wrong.

@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 
 use super::augment::resize::Resizer;
 use super::dataset::Dataset;
-use super::decode::{DEFAULT_PIXEL_LIMIT, RgbImage, decode_rgb_into};
+use super::decode::{DecodeOptions, RgbImage, decode_rgb_into};
+use super::each::thread_count;
 use super::error::DataError;
 use super::eval_transform::EvalTransform;
 
@@ -49,11 +50,7 @@ pub fn load_eval_batches(dataset: Arc<Dataset>, transform: EvalTransform, batch_
         return Err(DataError::Zero { setting: "batch_size" });
     }
     let batches = dataset.len().div_ceil(batch_size);
-    let workers = match workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    }
-    .min(batches);
+    let workers = thread_count(workers).min(batches);
     let mut channels = Vec::new();
     let mut threads = Vec::new();
     for worker in 0..workers {
@@ -86,7 +83,7 @@ fn make_batch(
     for index in indices.clone() {
         let named = |source| DataError::Image { name: dataset.name(index), source: Box::new(source) };
         dataset.read_into(index, encoded)?;
-        decode_rgb_into(encoded, DEFAULT_PIXEL_LIMIT, image).map_err(named)?;
+        decode_rgb_into(encoded, DecodeOptions::default(), image).map_err(named)?;
         let made = transform.apply_with(image, resizer).map_err(named)?;
         if batch.indices.is_empty() {
             (batch.height, batch.width) = (made.height, made.width);

@@ -7,38 +7,46 @@ use std::time::Instant;
 use graphgen::preset::Crops;
 
 use super::batch::Batch;
+use super::broken::{BrokenImages, BrokenPolicy};
 use super::dataset::Dataset;
+use super::decode::DecodeOptions;
+use super::each::thread_count;
 use super::error::DataError;
 use super::multi_crop::MultiCrop;
 use super::ring::Ring;
 use super::schedule::{Position, Schedule};
 use super::worker::Worker;
 
-/// Broken images named in an error, and logged one by one.
-const NAMED: usize = 5;
-
 /// Settings of a [`Loader`].
 #[derive(Debug, Clone)]
 pub struct LoaderConfig {
     /// Crops and augmentations; valid preset settings.
     pub crops: Crops,
-    /// B: images of a batch.
+    /// Images of a batch.
     pub batch_size: usize,
+    /// N: equal parts of a batch, each of them crop-major; 1 for a batch in one piece. Images, order and pixels do not
+    /// depend on it.
+    pub micro_batches: usize,
     /// Seed of order, crops and augmentations.
     pub seed: u64,
     /// Threads; 0 for one per core.
     pub workers: usize,
     /// Batches made ahead of the one in use, at least 1.
     pub batches_ahead: usize,
+    /// How images are decoded.
+    pub decode: DecodeOptions,
+    /// What is done about images that cannot be read.
+    pub broken: BrokenPolicy,
 }
 
 /// Makes multi-crop batches of a data set.
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use runtime::data::{Dataset, Loader, LoaderConfig};
+/// use runtime::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 /// let dataset = Arc::new(Dataset::open(&["photos".into()])?);
-/// let config = LoaderConfig { crops: Default::default(), batch_size: 64, seed: 31, workers: 0, batches_ahead: 2 };
+/// let (decode, broken) = (DecodeOptions::default(), BrokenPolicy::default());
+/// let config = LoaderConfig { crops: Default::default(), batch_size: 64, micro_batches: 1, seed: 31, workers: 0, batches_ahead: 2, decode, broken };
 /// let loader = Loader::new(dataset, config)?;
 /// let mut stream = loader.stream(0, 0);
 /// let batch = stream.next()?;
@@ -55,10 +63,16 @@ impl Loader {
     /// A loader for a data set.
     ///
     /// # Errors
-    /// A batch that is empty or larger than the data set.
+    /// A batch that is empty, larger than the data set, or not to be cut into equal micro-batches.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig) -> Result<Loader, DataError> {
         if config.batch_size == 0 {
             return Err(DataError::Zero { setting: "batch_size" });
+        }
+        if config.micro_batches == 0 {
+            return Err(DataError::Zero { setting: "micro_batches" });
+        }
+        if !config.batch_size.is_multiple_of(config.micro_batches) {
+            return Err(DataError::UnequalMicroBatches { batch_size: config.batch_size, micro_batches: config.micro_batches });
         }
         if config.batch_size > dataset.len() {
             return Err(DataError::BatchTooLarge { batch_size: config.batch_size, images: dataset.len() });
@@ -76,24 +90,22 @@ impl Loader {
     pub fn stream(&self, epoch: usize, batch: usize) -> BatchStream {
         let config = &self.config;
         let multi_crop = MultiCrop::new(&config.crops);
-        let workers = match config.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
+        let workers = thread_count(config.workers);
         let schedule = Schedule::new(config.seed, self.dataset.len(), config.batch_size, Position { epoch, batch });
-        let ring = Arc::new(Ring::new(&multi_crop, config.batch_size, config.batches_ahead, schedule));
+        let ring = Arc::new(Ring::new(&multi_crop, (config.batch_size, config.micro_batches), config.batches_ahead, schedule));
         let mut threads = Vec::new();
         for number in 0..workers {
             // Short enough that all threads end a batch at about the same time.
             let run = (config.batch_size / (4 * workers)).clamp(1, 16);
-            let worker = Worker::new(Arc::clone(&self.dataset), multi_crop.clone(), config.seed, run);
+            let worker = Worker::new(Arc::clone(&self.dataset), multi_crop.clone(), config.decode, config.seed, run);
             let thread_ring = Arc::clone(&ring);
             match std::thread::Builder::new().name(format!("loader-{number}")).spawn(move || worker.work(&thread_ring)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => ring.fail(DataError::Spawn(error)),
             }
         }
-        BatchStream { ring, threads, images_per_epoch: self.batches_per_epoch() * config.batch_size, epoch, broken: 0, names: Vec::new(), failed: false }
+        let broken = BrokenImages::new(config.broken.clone(), self.batches_per_epoch() * config.batch_size);
+        BatchStream { ring, threads, broken, failed: false }
     }
 }
 
@@ -102,11 +114,7 @@ impl Loader {
 pub struct BatchStream {
     ring: Arc<Ring>,
     threads: Vec<JoinHandle<()>>,
-    images_per_epoch: usize,
-    /// Epoch of the last batch, its broken images so far and the first of their names.
-    epoch: usize,
-    broken: usize,
-    names: Vec<String>,
+    broken: BrokenImages,
     failed: bool,
 }
 
@@ -114,8 +122,8 @@ impl BatchStream {
     /// The next batch; waits for it where the loader does not keep up.
     ///
     /// # Errors
-    /// More broken images than 1 % of an epoch's (counted from where the stream began), no substitute for one, or a
-    /// worker that could not be started or panicked. After an error there are no further batches.
+    /// More broken images than the policy allows of an epoch's (counted from where the stream began), no substitute for
+    /// one, a list of them that cannot be written, or a worker that could not be started or panicked. After an error there are no further batches.
     #[expect(clippy::should_implement_trait, reason = "the stream never ends, so that an Option would only be in the way")]
     pub fn next(&mut self) -> Result<Batch, DataError> {
         if self.failed {
@@ -141,31 +149,8 @@ impl BatchStream {
         if let Some(error) = filled.error {
             return Err(error);
         }
-        self.count_broken(batch.epoch(), filled.broken)?;
+        self.broken.count(batch.epoch(), filled.broken)?;
         Ok(batch)
-    }
-
-    fn count_broken(&mut self, epoch: usize, mut broken: Vec<(usize, String)>) -> Result<(), DataError> {
-        if epoch != self.epoch {
-            (self.epoch, self.broken) = (epoch, 0);
-            self.names.clear();
-        }
-        // In the batch's order, not in that of the threads.
-        broken.sort_unstable();
-        for (_, message) in broken {
-            self.broken += 1;
-            if self.broken <= NAMED {
-                tracing::warn!("epoch {epoch}: another image stands in for a broken one: {message}");
-                self.names.push(message);
-            } else if self.broken == NAMED + 1 {
-                tracing::warn!("epoch {epoch}: further broken images are counted, not named");
-            }
-        }
-        if self.broken * 100 > self.images_per_epoch {
-            let (broken, images, names) = (self.broken, self.images_per_epoch, self.names.clone());
-            return Err(DataError::TooManyBroken { epoch, broken, images, names });
-        }
-        Ok(())
     }
 }
 

@@ -28,7 +28,16 @@ fn small_crops() -> Crops {
 }
 
 fn config(batch_size: usize, workers: usize) -> LoaderConfig {
-    LoaderConfig { crops: small_crops(), batch_size, seed: 9, workers, batches_ahead: 2 }
+    LoaderConfig {
+        crops: small_crops(),
+        batch_size,
+        micro_batches: 1,
+        seed: 9,
+        workers,
+        batches_ahead: 2,
+        decode: DecodeOptions::default(),
+        broken: BrokenPolicy::default(),
+    }
 }
 
 fn hash(batch: &Batch) -> String {
@@ -62,8 +71,10 @@ fn test_data(name: &str) -> Option<PathBuf> {
 fn batches_do_not_depend_on_the_number_of_threads() {
     let (_folder, dataset) = small_dataset(50);
     let one = hashes(&dataset, config(8, 1), (0, 0), 13);
-    assert_eq!(one, hashes(&dataset, config(8, 2), (0, 0), 13));
-    assert_eq!(one, hashes(&dataset, config(8, 3), (0, 0), 13));
+    for workers in [2, 3, 8] {
+        assert_eq!(one, hashes(&dataset, config(8, workers), (0, 0), 13), "{workers} threads");
+        assert_eq!(one[3..], hashes(&dataset, config(8, workers), (0, 3), 10), "{workers} threads from the middle of an epoch");
+    }
     let unique: HashSet<&String> = one.iter().collect();
     assert_eq!(unique.len(), one.len(), "batches repeat");
     assert_ne!(one, hashes(&dataset, LoaderConfig { seed: 10, ..config(8, 2) }, (0, 0), 13), "the seed has no influence");
@@ -124,6 +135,28 @@ fn crops_lie_crop_major_in_their_groups() {
 }
 
 #[test]
+fn micro_batches_are_slices_of_the_batch() {
+    let (_folder, dataset) = small_dataset(30);
+    let batch = |micro_batches| {
+        let config = LoaderConfig { micro_batches, ..config(12, 3) };
+        Loader::new(Arc::clone(&dataset), config).expect("loader").stream(1, 1).next().expect("batch")
+    };
+    let (whole, parts) = (batch(1), batch(3));
+    assert_eq!(whole.indices(), parts.indices());
+    for (group, (count, bytes)) in [(2, crop_bytes(16)), (3, crop_bytes(8))].into_iter().enumerate() {
+        assert_eq!(whole.crops(group).len(), parts.crops(group).len());
+        for (crop, place) in (0..count).flat_map(|crop| (0..12).map(move |place| (crop, place))) {
+            let (micro, row) = (place / 4, place % 4);
+            let there = &parts.crops(group)[((micro * count + crop) * 4 + row) * bytes..][..bytes];
+            assert!(whole.crops(group)[(crop * 12 + place) * bytes..][..bytes] == *there, "crop {crop} of image {place}");
+        }
+    }
+    let refused = |micro_batches| Loader::new(Arc::clone(&dataset), LoaderConfig { micro_batches, ..config(12, 1) }).expect_err("refused").to_string();
+    assert!(refused(5).contains("12 images") && refused(5).contains("5 equal"), "{}", refused(5));
+    assert!(refused(0).contains("micro_batches"));
+}
+
+#[test]
 fn a_broken_image_is_substituted_and_counted() {
     let (folder, dataset) = small_dataset(120);
     let intact = hashes(&dataset, config(10, 2), (0, 0), 12);
@@ -143,6 +176,37 @@ fn a_broken_image_is_substituted_and_counted() {
     for ((hash, substitutes), intact) in batches.iter().zip(&intact) {
         assert_eq!(hash == intact, *substitutes == 0);
     }
+}
+
+#[test]
+fn broken_images_are_listed_once_in_a_file() {
+    let (folder, dataset) = small_dataset(120);
+    let broken = folder.path().join("images").join("circle-stripes").join("000003.jpg");
+    std::fs::write(&broken, b"nothing").expect("write");
+    let list = folder.path().join("broken.txt");
+    let lines = || std::fs::read_to_string(&list).map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).unwrap_or_default();
+    for _run in 0..2 {
+        let broken = BrokenPolicy { list: Some(list.clone()), ..BrokenPolicy::default() };
+        let mut stream = Loader::new(Arc::clone(&dataset), LoaderConfig { broken, ..config(10, 2) }).expect("loader").stream(0, 0);
+        (0..24).for_each(|_| drop(stream.next().expect("batch")));
+        assert_eq!(lines().len(), 1, "two epochs, {:?}", lines());
+    }
+    assert!(lines()[0].contains("000003.jpg") && lines()[0].contains("cannot decode"), "{:?}", lines());
+}
+
+#[test]
+fn the_share_of_broken_images_is_a_setting() {
+    let (folder, dataset) = small_dataset(120);
+    for name in ["000003.jpg", "000007.jpg"] {
+        std::fs::write(folder.path().join("images/circle-stripes").join(name), b"not an image").expect("write");
+    }
+    let run = |max_share| {
+        let broken = BrokenPolicy { max_share, list: None };
+        let mut stream = Loader::new(Arc::clone(&dataset), LoaderConfig { broken, ..config(10, 2) }).expect("loader").stream(0, 0);
+        (0..12).try_fold(0, |sum, _| stream.next().map(|batch| sum + batch.substitutes()))
+    };
+    assert_eq!(run(0.02).expect("2 of 120 are allowed"), 2);
+    assert!(matches!(run(0.0), Err(DataError::TooManyBroken { percent: 0.0, .. })));
 }
 
 #[test]
@@ -202,8 +266,8 @@ fn stage_times_count_every_image() {
 fn photographs_give_the_same_batches_on_any_number_of_threads() {
     let Some(path) = test_data("imagenet-sample") else { return };
     let dataset = Arc::new(Dataset::open(&[path]).expect("data set").subset(24, 1));
-    let config = |workers| LoaderConfig { crops: Crops::default(), batch_size: 8, seed: 31, workers, batches_ahead: 1 };
-    assert_eq!(hashes(&dataset, config(1), (0, 0), 3), hashes(&dataset, config(3), (0, 0), 3));
+    let photographs = |workers| LoaderConfig { crops: Crops::default(), batch_size: 8, seed: 31, batches_ahead: 1, ..config(8, workers) };
+    assert_eq!(hashes(&dataset, photographs(1), (0, 0), 3), hashes(&dataset, photographs(3), (0, 0), 3));
 }
 
 #[test]

@@ -5,32 +5,44 @@
 
 pub mod augment;
 mod batch;
+mod broken;
+pub mod check;
 mod dataset;
 mod decode;
+mod each;
 mod error;
 mod eval_batches;
 mod eval_transform;
 mod image_folder;
 mod loader;
 mod multi_crop;
+mod orientation;
+pub mod pack;
+mod path_list;
 mod random;
 mod ring;
 mod schedule;
+mod shard_index;
 mod stages;
 pub mod synth;
 mod tar;
 mod worker;
 
 #[cfg(test)]
+mod check_tests;
+#[cfg(test)]
 mod dataset_tests;
 #[cfg(test)]
 mod eval_tests;
 #[cfg(test)]
 mod loader_tests;
+#[cfg(test)]
+mod pack_tests;
 
 pub use batch::Batch;
+pub use broken::BrokenPolicy;
 pub use dataset::Dataset;
-pub use decode::{DEFAULT_PIXEL_LIMIT, RgbImage, decode_rgb, decode_rgb_into};
+pub use decode::{DEFAULT_PIXEL_LIMIT, DecodeOptions, RgbImage, decode_rgb, decode_rgb_into};
 pub use error::DataError;
 pub use eval_batches::{EvalBatch, EvalBatches, load_eval_batches};
 pub use eval_transform::{EvalImage, EvalTransform};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::dataset::Dataset;
-use super::decode::{DEFAULT_PIXEL_LIMIT, RgbImage, decode_rgb_into};
+use super::decode::{DecodeOptions, RgbImage, decode_rgb_into};
 use super::error::DataError;
 use super::multi_crop::{MultiCrop, Scratch, crop_bytes};
 use super::random::{Purpose, Random};
@@ -17,6 +17,7 @@ const SUBSTITUTE_TRIES: usize = 16;
 pub(super) struct Worker {
     dataset: Arc<Dataset>,
     multi_crop: MultiCrop,
+    decode: DecodeOptions,
     seed: u64,
     /// Images claimed at once.
     run: usize,
@@ -39,9 +40,9 @@ impl Drop for PanicReport<'_> {
 }
 
 impl Worker {
-    pub(super) fn new(dataset: Arc<Dataset>, multi_crop: MultiCrop, seed: u64, run: usize) -> Worker {
+    pub(super) fn new(dataset: Arc<Dataset>, multi_crop: MultiCrop, decode: DecodeOptions, seed: u64, run: usize) -> Worker {
         let crops = vec![0; multi_crop.bytes_per_image()];
-        Worker { dataset, multi_crop, seed, run, encoded: Vec::new(), image: RgbImage::default(), scratch: Scratch::default(), crops }
+        Worker { dataset, multi_crop, decode, seed, run, encoded: Vec::new(), image: RgbImage::default(), scratch: Scratch::default(), crops }
     }
 
     /// Makes images until the stream ends.
@@ -73,7 +74,7 @@ impl Worker {
         let mut clock = Lap::start();
         let mut filled = lock(&slot.filled);
         if error.is_none() {
-            scatter(&self.multi_crop, &self.crops, place, ring.batch_size, &mut filled.buffers);
+            scatter(&self.multi_crop, &self.crops, place, ring.micro_batch_size, &mut filled.buffers);
         }
         times.other += clock.lap();
         filled.images += 1;
@@ -92,7 +93,7 @@ impl Worker {
         self.dataset.read_into(index, &mut self.encoded)?;
         times.encoded_bytes += self.encoded.len() as u64;
         times.read += clock.lap();
-        let decoded = decode_rgb_into(&self.encoded, DEFAULT_PIXEL_LIMIT, &mut self.image);
+        let decoded = decode_rgb_into(&self.encoded, self.decode, &mut self.image);
         times.decode += clock.lap();
         decoded.map_err(|source| DataError::Image { name: self.dataset.name(index), source: Box::new(source) })
     }
@@ -111,13 +112,14 @@ impl Worker {
     }
 }
 
-/// Copies an image's crops to their places in the groups' buffers.
-fn scatter(multi_crop: &MultiCrop, mut crops: &[u8], place: usize, batch_size: usize, buffers: &mut [Vec<u8>]) {
+/// Copies an image's crops to their places in the groups' buffers, u8 [N, count, B, 3, S, S].
+fn scatter(multi_crop: &MultiCrop, mut crops: &[u8], place: usize, micro_batch_size: usize, buffers: &mut [Vec<u8>]) {
+    let (micro, row) = (place / micro_batch_size, place % micro_batch_size);
     for (group, buffer) in multi_crop.groups().iter().zip(buffers) {
         let bytes = crop_bytes(group.size_px);
         for number in 0..group.count {
             let (crop, rest) = crops.split_at(bytes);
-            buffer[(number * batch_size + place) * bytes..][..bytes].copy_from_slice(crop);
+            buffer[((micro * group.count + number) * micro_batch_size + row) * bytes..][..bytes].copy_from_slice(crop);
             crops = rest;
         }
     }

@@ -4,7 +4,25 @@
 //! runs everywhere and is faster here. Registration holds for a whole session: register only what its provider and
 //! element types cover.
 
+mod batch_norm;
+mod channel_last;
+mod convolution;
+mod gemm;
 mod operator;
+mod parallel;
+mod scratch;
+mod simd;
 pub mod sinkhorn;
+mod sinkhorn_operator;
 
-pub use operator::{DOMAIN, SinkhornOperator, native_operators, sinkhorn_calls};
+pub use operator::{DOMAIN, KernelSet, native_operators};
+use parallel::Parallel;
+use scratch::ScratchPool;
+pub use sinkhorn_operator::{SinkhornOperator, sinkhorn_calls};
+
+/// What a kernel computes with.
+struct Resources<'a> {
+    parallel: &'a dyn Parallel,
+    pool: &'a ScratchPool,
+    arch: pulp::Arch,
+}

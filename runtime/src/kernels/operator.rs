@@ -1,109 +1,182 @@
-//! The ONNX Runtime operators of the domain `swav`.
+//! Dense kernels as ONNX Runtime operators of the domain `swav`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::marker::PhantomData;
+use std::sync::Arc;
 
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext};
-use ort::value::TensorElementType;
+use ort::value::{Shape, TensorElementType, ValueType};
 
-use super::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
+use super::Resources;
+use super::parallel::{KernelError, OrtPool};
+use super::scratch::ScratchPool;
+use super::sinkhorn_operator::SinkhornOperator;
 
 /// Domain of graph functions that may have a native kernel.
 pub const DOMAIN: &str = "swav";
 
-/// Runs of the native kernel in this process: the proof that ONNX Runtime did not use the function's body.
-static SINKHORN_CALLS: AtomicU64 = AtomicU64::new(0);
-
-/// How often the native Sinkhorn-Knopp kernel ran in this process.
-pub fn sinkhorn_calls() -> u64 {
-    SINKHORN_CALLS.load(Ordering::Relaxed)
+/// Which of the graph's functions run as native kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum KernelSet {
+    /// All that there are kernels for.
+    #[default]
+    Native,
+    /// None but Sinkhorn-Knopp: the functions' bodies in standard operators.
+    Functions,
 }
 
-/// The native kernels for a session on the CPU, to be registered when the session is built.
+/// The native kernels for a session on the CPU, to be registered when the session is built. `sinkhorn`: the threads that
+/// Sinkhorn-Knopp uses at most, or none for its function's body; the others use
+/// the session's own. `None` if there is nothing to register.
 ///
 /// # Errors
 /// Whatever ONNX Runtime reports.
-pub fn native_operators(threads: usize) -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(SinkhornOperator { threads })
+pub fn native_operators(kernels: KernelSet, sinkhorn: Option<usize>) -> ort::Result<Option<OperatorDomain>> {
+    if kernels == KernelSet::Functions && sinkhorn.is_none() {
+        return Ok(None);
+    }
+    let pool = Arc::new(ScratchPool::default());
+    let mut domain = OperatorDomain::new(DOMAIN)?;
+    if let Some(threads) = sinkhorn {
+        domain = domain.add(SinkhornOperator { threads })?;
+    }
+    if kernels == KernelSet::Native {
+        domain = domain
+            .add(Native::<super::convolution::Forward>::new(&pool))?
+            .add(Native::<super::convolution::InputGradient>::new(&pool))?
+            .add(Native::<super::convolution::WeightGradient>::new(&pool))?
+            .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
+            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?;
+    }
+    Ok(Some(domain))
 }
 
-/// `swav::SinkhornKnopp`.
-///
-/// - input `scores`: f32 [B, K]
-/// - optional inputs `queue_scores`: f32 [L, K] and `filled`: i64 \[1\]; the queue takes part when `filled` is L
-/// - output `codes`: f32 [B, K]
-/// - attributes `epsilon` (float) and `iterations` (int), written at every call site: a function's defaults do not
-///   reach a kernel
-pub struct SinkhornOperator {
-    /// Threads to use at most.
-    pub threads: usize,
+/// A kernel on f32 tensors whose shapes are known from those of its inputs.
+pub(super) trait Dense: Sized + Send + Sync + 'static {
+    /// Name of the function.
+    const NAME: &'static str;
+    /// Numbers of required and of optional inputs.
+    const INPUTS: (usize, usize);
+    /// Numbers of required and of optional outputs.
+    const OUTPUTS: (usize, usize);
+
+    /// Reads the attributes of a call.
+    fn read(attributes: &Attributes) -> Result<Self, String>;
+
+    /// Shapes of the outputs.
+    fn infer(&self, inputs: &[Vec<usize>]) -> Result<Vec<Vec<usize>>, String>;
+
+    /// Fills the outputs, whose content is undefined.
+    fn compute(&self, with: &Resources, shapes: &[Vec<usize>], inputs: &[&[f32]], outputs: Vec<&mut [f32]>) -> Result<(), KernelError>;
 }
 
-impl Operator for SinkhornOperator {
+/// Attributes as they are written at the call site: a function's defaults do not reach a kernel.
+pub(super) struct Attributes<'a> {
+    ints: &'a dyn Fn(&str) -> Option<Vec<i64>>,
+    int: &'a dyn Fn(&str) -> Option<i64>,
+    float: &'a dyn Fn(&str) -> Option<f32>,
+}
+
+impl Attributes<'_> {
+    /// A list of sizes.
+    pub fn sizes(&self, name: &str) -> Result<Vec<usize>, String> {
+        let values = (self.ints)(name).ok_or_else(|| format!("attribute {name} is not written at the call site"))?;
+        values.iter().map(|&value| usize::try_from(value).map_err(|_| format!("attribute {name} is {values:?}, expected sizes"))).collect()
+    }
+
+    /// 0 or 1.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        (self.int)(name).map(|value| value != 0).ok_or_else(|| format!("attribute {name} is not written at the call site"))
+    }
+
+    /// A number.
+    pub fn float(&self, name: &str) -> Result<f32, String> {
+        (self.float)(name).ok_or_else(|| format!("attribute {name} is not written at the call site"))
+    }
+}
+
+/// [`Dense`] as an operator.
+struct Native<K> {
+    pool: Arc<ScratchPool>,
+    kernel: PhantomData<K>,
+}
+
+impl<K> Native<K> {
+    fn new(pool: &Arc<ScratchPool>) -> Native<K> {
+        Native { pool: pool.clone(), kernel: PhantomData }
+    }
+}
+
+fn named<K: Dense>(problem: impl std::fmt::Display) -> ort::Error {
+    ort::Error::new(format!("{}: {problem}", K::NAME))
+}
+
+impl<K: Dense> Operator for Native<K> {
     type Kernel<'a> = BoxedKernel<'a>;
 
     fn name(&self) -> &str {
-        "SinkhornKnopp"
+        K::NAME
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        let f32 = TensorElementType::Float32;
-        [OperatorInput::required(f32), OperatorInput::optional(f32), OperatorInput::optional(TensorElementType::Int64)]
+        let (required, optional) = K::INPUTS;
+        let (f32, all) = (TensorElementType::Float32, required + optional);
+        (0..all).map(move |index| if index < required { OperatorInput::required(f32) } else { OperatorInput::optional(f32) })
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
+        let (required, optional) = K::OUTPUTS;
+        let (f32, all) = (TensorElementType::Float32, required + optional);
+        (0..all).map(move |index| if index < required { OperatorOutput::required(f32) } else { OperatorOutput::optional(f32) })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
-        match context.inputs().first().cloned() {
-            Some(scores) => context.set_output(0, &scores),
-            None => Ok(()),
+        let shape = |ty: &ValueType| ty.tensor_shape().and_then(|shape| shape.iter().map(|&size| usize::try_from(size).ok()).collect());
+        let Some(shapes) = context.inputs().iter().map(shape).collect::<Option<Vec<Vec<usize>>>>() else {
+            return Ok(());
+        };
+        if shapes.len() < K::INPUTS.0 {
+            return Ok(());
         }
+        let attributes = Attributes { ints: &|name| context.attr(name).ok(), int: &|name| context.attr(name).ok(), float: &|name| context.attr(name).ok() };
+        let outputs = K::read(&attributes).and_then(|kernel| kernel.infer(&shapes)).map_err(named::<K>)?;
+        for (index, shape) in outputs.into_iter().enumerate() {
+            let shape = Shape::new(shape.into_iter().map(|size| size as i64));
+            let dimension_symbols = ort::value::SymbolicDimensions::empty(shape.len());
+            context.set_output(index, &ValueType::Tensor { ty: TensorElementType::Float32, shape, dimension_symbols })?;
+        }
+        Ok(())
     }
 
-    fn create_kernel<'a>(&self, kernel: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        let node = kernel.node_name().unwrap_or_default();
-        let missing = |name| ort::Error::new(format!("SinkhornKnopp {node}: attribute {name} is not written at the call site"));
-        let epsilon: f32 = kernel.get("epsilon").ok_or_else(|| missing("epsilon"))?;
-        let iterations: i64 = kernel.get("iterations").ok_or_else(|| missing("iterations"))?;
-        let iterations = usize::try_from(iterations).map_err(|_| ort::Error::new(format!("SinkhornKnopp {node}: iterations is {iterations}")))?;
-        let settings = Sinkhorn { epsilon: f64::from(epsilon), iterations, threads: self.threads };
-        let mut scratch = Scratch::default();
-        Ok(Box::new(move |context: &ComputeContext| {
-            // A panic must not unwind into ONNX Runtime: it would abort the process without a message.
-            catch_unwind(AssertUnwindSafe(|| compute(settings, context, &mut scratch)))
-                .unwrap_or_else(|_| Err(ort::Error::new("SinkhornKnopp: the kernel panicked; the message is above")))
-        }))
+    fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
+        let attributes = Attributes { ints: &|name| context.get(name), int: &|name| context.get(name), float: &|name| context.get(name) };
+        let kernel = K::read(&attributes).map_err(named::<K>)?;
+        let (pool, arch) = (self.pool.clone(), pulp::Arch::new());
+        Ok(Box::new(move |context: &ComputeContext| compute(&kernel, context, &pool, arch)))
     }
 }
 
-fn compute(settings: Sinkhorn, context: &ComputeContext, scratch: &mut Scratch) -> ort::Result<()> {
-    let optional = |index| if index < context.num_inputs()? { context.input(index) } else { Ok(None) };
-    let scores = context.input(0)?.ok_or_else(|| ort::Error::new("SinkhornKnopp: input scores is missing"))?;
-    let (shape, scores) = scores.try_extract_tensor::<f32>()?;
-    let &[_, prototypes] = &**shape else {
-        return Err(ort::Error::new(format!("SinkhornKnopp: expected scores [B, K], got {shape:?}")));
-    };
-    let prototypes = usize::try_from(prototypes).unwrap_or(0);
-
-    let (queue, filled) = (optional(1)?, optional(2)?);
-    let queue = match (&queue, &filled) {
-        (None, None) => &[],
-        (Some(queue), Some(filled)) => {
-            let (shape, queue) = queue.try_extract_tensor::<f32>()?;
-            let (_, filled) = filled.try_extract_tensor::<i64>()?;
-            if filled.first() == shape.first() { queue } else { &[] }
-        }
-        _ => return Err(ort::Error::new("SinkhornKnopp: expected both queue_scores and filled, or neither")),
-    };
-
-    let mut codes = context.output(0, shape.to_vec())?.ok_or_else(|| ort::Error::new("SinkhornKnopp: output codes is missing"))?;
-    let (_, codes) = codes.try_extract_tensor_mut::<f32>()?;
-    SINKHORN_CALLS.fetch_add(1, Ordering::Relaxed);
-    sinkhorn_knopp(settings, prototypes, queue, scores, codes, scratch).map_err(|error| ort::Error::new(error.to_string()))
+fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, arch: pulp::Arch) -> ort::Result<()> {
+    // An optional input that is left out comes last.
+    let values = (0..context.num_inputs()?).map(|index| context.input(index)).collect::<ort::Result<Vec<_>>>()?;
+    let values: Vec<_> = values.into_iter().flatten().collect();
+    if values.len() < K::INPUTS.0 {
+        return Err(named::<K>(format!("expected {} inputs, got {}", K::INPUTS.0, values.len())));
+    }
+    let tensors = values.iter().map(|value| value.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
+    let inputs: Vec<&[f32]> = tensors.iter().map(|&(_, data)| data).collect();
+    let shapes: Vec<Vec<usize>> = tensors.iter().map(|(shape, _)| shape.iter().map(|&size| size as usize).collect()).collect();
+    let sizes = kernel.infer(&shapes).map_err(named::<K>)?;
+    let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
+    // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
+    let mut unread: Vec<Vec<f32>> =
+        sizes.iter().zip(&values).map(|(shape, value)| vec![0.0; if value.is_none() { shape.iter().product() } else { 0 }]).collect();
+    let outputs = values
+        .iter_mut()
+        .zip(&mut unread)
+        .map(|(value, unread)| match value {
+            Some(value) => Ok(value.try_extract_tensor_mut::<f32>()?.1),
+            None => Ok(unread.as_mut_slice()),
+        })
+        .collect::<ort::Result<Vec<_>>>()?;
+    kernel.compute(&Resources { parallel: &OrtPool(context), pool, arch }, &shapes, &inputs, outputs).map_err(named::<K>)
 }
-
-#[cfg(test)]
-#[path = "operator_tests.rs"]
-mod tests;

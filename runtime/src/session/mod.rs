@@ -1,8 +1,11 @@
 //! ONNX Runtime: the library, sessions and the state they share.
 
+mod accumulation;
+mod bound;
 mod encoder;
 pub mod environment;
 mod options;
+mod queue;
 mod state;
 mod stock;
 

@@ -101,9 +101,9 @@ impl Tensors {
         self.0.contains_key(name)
     }
 
-    /// Binds the tensor `name` to the graph input of that name; `false` if there is no such tensor.
-    pub(crate) fn bind_input(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
-        self.0.get(name).map_or(Ok(false), |tensor| binding.bind_input(name, tensor).map(|()| true))
+    /// Binds the tensor `name` to the graph input `input`; `false` if there is no such tensor.
+    pub(crate) fn bind_input(&self, binding: &mut IoBinding, name: &str, input: &str) -> ort::Result<bool> {
+        self.0.get(name).map_or(Ok(false), |tensor| binding.bind_input(input, tensor).map(|()| true))
     }
 
     /// Binds the tensor `name` to the graph output `output`; `false` if there is no such tensor.

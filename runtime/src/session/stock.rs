@@ -3,6 +3,7 @@
 //! All tensors are bound once. A parameter is an input of both graphs and, as `next/<parameter>`, an output of the
 //! optimizer that overwrites it. ONNX Runtime does not know that the two are the same memory. That is safe here because
 //! in both graphs every reader of a state's old value is an ancestor of the write: an update is computed from all of it.
+//! With several micro-batches the same holds for a gradient and the sum that it is added to, `accumulated/<parameter>`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,76 +11,34 @@ use std::path::Path;
 use graphgen::manifest::{GraphSpec, Manifest, TensorSpec};
 use graphgen::weights::{WeightTensor, Weights};
 use ort::environment::Environment;
-use ort::session::{IoBinding, Session};
+use ort::session::IoBinding;
 use ort::value::Tensor;
 
 use super::SessionOptions;
-use super::state::{EngineError, OptimizerState, QueueState, Tensors, copy, dimensions, zeros};
+use super::accumulation::Accumulation;
+use super::bound::Bound;
+use super::queue::Queue;
+use super::state::{EngineError, OptimizerState, QueueState, Tensors, dimensions, zeros};
 
-/// What one forward and backward pass gives the host.
+/// What the forward and backward passes of one step give the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOutput {
-    /// Swapped prediction loss.
+    /// Swapped prediction loss; the mean over micro-batches.
     pub loss: f32,
     /// The graph's `stats/…` scalars, without the prefix.
     pub stats: BTreeMap<String, f32>,
 }
 
-/// A graph with everything bound.
-struct Bound {
-    file: String,
-    session: Session,
-    binding: IoBinding,
-}
-
-impl Bound {
-    fn open(environment: &Environment, directory: &Path, spec: &GraphSpec, options: &SessionOptions) -> Result<Bound, EngineError> {
-        let session = options.open(environment, &directory.join(&spec.file))?;
-        let binding = session.create_binding().map_err(EngineError::run(format!("binding {}", spec.file)))?;
-        Ok(Bound { file: spec.file.clone(), session, binding })
-    }
-
-    fn run(&mut self) -> Result<(), EngineError> {
-        self.session.run_binding(&self.binding).map(drop).map_err(EngineError::run(format!("running {}", self.file)))
-    }
-
-    fn contract(&self, problem: impl Into<String>) -> EngineError {
-        EngineError::Contract { graph: self.file.clone(), problem: problem.into() }
-    }
-
-    /// Every input of the session must be bound: ONNX Runtime reports a missing one only when it runs.
-    fn bind_inputs(&mut self, mut bind: impl FnMut(&mut IoBinding, &str) -> ort::Result<bool>) -> Result<(), EngineError> {
-        let names: Vec<String> = self.session.inputs().iter().map(|input| input.name().to_owned()).collect();
-        for name in names {
-            if !bind(&mut self.binding, &name).map_err(EngineError::run(format!("binding input {name} of {}", self.file)))? {
-                return Err(self.contract(format!("input {name} is none of the contract's: graphs and program are of different versions")));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The queue's current rows, and those that the last step would go on with.
-struct Queue {
-    embeddings: Tensor<f32>,
-    filled: Tensor<i64>,
-    next_embeddings: Tensor<f32>,
-    next_filled: Tensor<i64>,
-}
-
-impl Queue {
-    fn zeros(shape: &[usize]) -> ort::Result<Queue> {
-        Ok(Queue { embeddings: zeros(shape)?, filled: zeros(&[1])?, next_embeddings: zeros(shape)?, next_filled: zeros(&[1])? })
-    }
-}
-
-/// Two sessions and their shared state.
+/// The sessions of a step and their shared state.
 pub struct StockEngine {
     train_step: Bound,
     optimizer: Bound,
+    /// With several micro-batches a step.
+    accumulation: Option<Accumulation>,
     crops: Vec<Tensor<u8>>,
     parameters: Tensors,
     statistics: Tensors,
+    gradients: Tensors,
     moments: Tensors,
     step: Option<Tensor<i64>>,
     queue: Option<Queue>,
@@ -92,7 +51,7 @@ pub struct StockEngine {
 }
 
 impl StockEngine {
-    /// Loads both graphs of an artifact directory and binds a zeroed state; [`load_weights`](Self::load_weights) next.
+    /// Loads the graphs of an artifact directory and binds a zeroed state; [`load_weights`](Self::load_weights) next.
     ///
     /// # Errors
     /// Graphs that ONNX Runtime does not accept, or whose inputs and outputs are not those of the contract.
@@ -108,8 +67,8 @@ impl StockEngine {
 
         let allocating = || EngineError::run("allocating the engine's tensors");
         let mut step = manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| zeros::<i64>(&[1])).transpose().map_err(allocating())?;
-        let queue = manifest.train_step.inputs.iter().find(|input| input.name == "queue/embeddings");
-        let mut queue = queue.map(|input| Queue::zeros(&input.shape)).transpose().map_err(allocating())?;
+        let accumulation = manifest.accumulation.as_ref();
+        let mut queue = Queue::of(accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step)).map_err(allocating())?;
         let (learning_rate, train_prototypes) = (zeros::<f32>(&[1]).map_err(allocating())?, zeros::<bool>(&[1]).map_err(allocating())?);
         let mut loss = zeros::<f32>(&[1]).map_err(allocating())?;
         let mut crops = Vec::new();
@@ -120,60 +79,59 @@ impl StockEngine {
             return Err(train_step.contract("expected an input crops/0, found none"));
         }
 
-        train_step.bind_inputs(|binding, name| {
+        let bind_state = |binding: &mut IoBinding, name: &str| {
             if let Some(index) = name.strip_prefix("crops/").and_then(|index| index.parse::<usize>().ok()) {
                 return crops.get(index).map_or(Ok(false), |crops| binding.bind_input(name, crops).map(|()| true));
             }
-            match (name, &queue) {
-                ("queue/embeddings", Some(queue)) => binding.bind_input(name, &queue.embeddings).map(|()| true),
-                ("queue/filled", Some(queue)) => binding.bind_input(name, &queue.filled).map(|()| true),
-                _ => Ok(parameters.bind_input(binding, name)? || statistics.bind_input(binding, name)?),
+            parameters.bind_input(binding, name, name)
+        };
+        let inputs = &manifest.train_step.inputs;
+        let open = |accumulation| Accumulation::open(environment, directory, accumulation, inputs, options, bind_state, queue.as_mut());
+        let accumulation = accumulation.map(open).transpose()?;
+        train_step.bind_inputs(|binding, name| {
+            if bind_state(binding, name)? || statistics.bind_input(binding, name, name)? {
+                return Ok(true);
+            }
+            match (&accumulation, name.strip_prefix("accumulated/")) {
+                (Some(_), Some(parameter)) => gradients.bind_input(binding, &format!("grad/{parameter}"), name),
+                (Some(accumulation), None) => accumulation.bind_input(binding, name),
+                (None, _) => queue.as_ref().map_or(Ok(false), |queue| queue.bind_input(binding, name)),
             }
         })?;
         optimizer.bind_inputs(|binding, name| match (name, &step) {
             ("learning_rate", _) => binding.bind_input(name, &learning_rate).map(|()| true),
             ("train_prototypes", _) => binding.bind_input(name, &train_prototypes).map(|()| true),
             ("step", Some(step)) => binding.bind_input(name, step).map(|()| true),
-            _ => Ok(parameters.bind_input(binding, name)? || gradients.bind_input(binding, name)? || moments.bind_input(binding, name)?),
+            _ => Ok(parameters.bind_input(binding, name, name)? || gradients.bind_input(binding, name, name)? || moments.bind_input(binding, name, name)?),
         })?;
 
-        // Outputs that are not bound here (scores, embeddings, codes) are not computed for their own sake.
-        let binding = &mut train_step.binding;
-        for output in &manifest.train_step.outputs {
-            let name = output.name.as_str();
-            match (name, &mut queue) {
-                ("loss", _) => binding.bind_output(name, &mut loss),
-                ("next/queue/embeddings", Some(queue)) => binding.bind_output(name, &mut queue.next_embeddings),
-                ("next/queue/filled", Some(queue)) => binding.bind_output(name, &mut queue.next_filled),
-                _ => match name.strip_prefix("next/") {
-                    Some(statistic) => statistics.bind_output(binding, statistic, name).map(drop),
-                    None => gradients.bind_output(binding, name, name).and_then(|_| stats.bind_output(binding, name, name)).map(drop),
-                },
+        // Scores, embeddings and codes are not bound.
+        train_step.bind_outputs(&manifest.train_step.outputs, |binding, name| {
+            if name == "loss" {
+                return binding.bind_output(name, &mut loss).map(|()| true);
             }
-            .map_err(EngineError::run(format!("binding output {name} of {}", manifest.train_step.file)))?;
-        }
-        let binding = &mut optimizer.binding;
-        for output in &manifest.optimizer.outputs {
-            let name = output.name.as_str();
+            let of_queue = queue.as_mut().map_or(Ok(false), |queue| queue.bind_output(binding, name))?;
+            let of_statistics = name.strip_prefix("next/").map_or(Ok(false), |statistic| statistics.bind_output(binding, statistic, name))?;
+            Ok(of_queue || of_statistics || gradients.bind_output(binding, name, name)? || stats.bind_output(binding, name, name)?)
+        })?;
+        optimizer.bind_all_outputs(&manifest.optimizer.outputs, |binding, name| {
             let state = name.strip_prefix("next/").unwrap_or(name);
-            let bound = match (state, &mut step) {
+            match (state, &mut step) {
                 ("step", Some(step)) => binding.bind_output(name, step).map(|()| true),
-                _ => parameters.bind_output(binding, state, name).and_then(|bound| Ok(bound || moments.bind_output(binding, state, name)?)),
-            };
-            if !bound.map_err(EngineError::run(format!("binding output {name} of {}", manifest.optimizer.file)))? {
-                let problem = format!("output {name} is none of the contract's: graphs and program are of different versions");
-                return Err(EngineError::Contract { graph: manifest.optimizer.file.clone(), problem });
+                _ => Ok(parameters.bind_output(binding, state, name)? || moments.bind_output(binding, state, name)?),
             }
-        }
+        })?;
         check_outputs(manifest, &parameters, &statistics, &moments)?;
 
         let (requested, outputs) = (Tensors::default(), manifest.train_step.outputs.clone());
         Ok(StockEngine {
             train_step,
             optimizer,
+            accumulation,
             crops,
             parameters,
             statistics,
+            gradients,
             moments,
             step,
             queue,
@@ -188,26 +146,55 @@ impl StockEngine {
 
     /// Forward, codes, loss and backward of one batch; running statistics move on, parameters and queue do not.
     ///
-    /// `crops`: u8 [count·B, 3, S, S], crop-major, one slice for each group of adjacent crops of equal size.
+    /// `crops`: u8 [N·count·B, 3, S, S], one slice for each group of adjacent crops of equal size: micro-batch after
+    /// micro-batch, each of them crop-major. N is 1 without accumulation.
     ///
     /// # Errors
     /// Slices of the wrong size, and whatever ONNX Runtime reports.
     pub fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
+        self.check_crops(crops)?;
+        let loss = match &mut self.accumulation {
+            None => {
+                load_crops(&mut self.crops, crops, 0);
+                self.train_step.run()?;
+                scalar(&self.loss)
+            }
+            Some(accumulation) => {
+                for micro in 0..accumulation.count() {
+                    load_crops(&mut self.crops, crops, micro);
+                    accumulation.embed(micro)?;
+                }
+                accumulation.assign()?;
+                let mut sum = 0.0;
+                for micro in 0..accumulation.count() {
+                    load_crops(&mut self.crops, crops, micro);
+                    accumulation.select(micro, &mut self.train_step)?;
+                    self.train_step.run()?;
+                    sum += f64::from(scalar(&self.loss));
+                }
+                (sum / accumulation.count() as f64) as f32
+            }
+        };
+        let over_all = self.accumulation.iter().flat_map(|accumulation| accumulation.stats().iter());
+        let stats = self.stats.iter().chain(over_all).map(|(name, tensor)| (name.trim_start_matches("stats/").to_owned(), scalar(tensor)));
+        Ok(StepOutput { loss, stats: stats.collect() })
+    }
+
+    fn check_crops(&self, crops: &[&[u8]]) -> Result<(), EngineError> {
         if crops.len() != self.crops.len() {
             let problem = format!("expected {} groups of crops, got {}", self.crops.len(), crops.len());
             return Err(EngineError::State { name: "crops".into(), problem });
         }
-        for (index, (tensor, bytes)) in self.crops.iter_mut().zip(crops).enumerate() {
-            let expected = tensor.shape().num_elements();
+        let count = self.accumulation.as_ref().map_or(1, Accumulation::count);
+        for (index, (tensor, bytes)) in self.crops.iter().zip(crops).enumerate() {
+            let expected = count * tensor.shape().num_elements();
             if bytes.len() != expected {
-                let problem = format!("expected {expected} bytes for shape {:?}, got {}", dimensions(tensor), bytes.len());
+                let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
+                let problem = format!("expected {expected} bytes for {times}shape {:?}, got {}", dimensions(tensor), bytes.len());
                 return Err(EngineError::State { name: format!("crops/{index}"), problem });
             }
-            tensor.extract_tensor_mut().1.copy_from_slice(bytes);
         }
-        self.train_step.run()?;
-        let stats = self.stats.iter().map(|(name, tensor)| (name.trim_start_matches("stats/").to_owned(), scalar(tensor))).collect();
-        Ok(StepOutput { loss: scalar(&self.loss), stats })
+        Ok(())
     }
 
     /// Updates parameters and optimizer state from the gradients of the last [`forward_backward`](Self::forward_backward).
@@ -224,14 +211,13 @@ impl StockEngine {
     /// Takes the embeddings of the last step into the queue. Until it is called, `next/queue/…` are discarded.
     pub fn advance_queue(&mut self) {
         if let Some(queue) = &mut self.queue {
-            queue.embeddings.extract_tensor_mut().1.copy_from_slice(queue.next_embeddings.extract_tensor().1);
-            queue.filled.extract_tensor_mut().1.copy_from_slice(queue.next_filled.extract_tensor().1);
+            queue.advance();
         }
     }
 
     /// Rows of the queue that hold embeddings, and its length; `None` without a queue.
     pub fn queue_filled(&self) -> Option<(i64, usize)> {
-        self.queue.as_ref().map(|queue| (queue.filled.extract_tensor().1[0], dimensions(&queue.embeddings).get(1).copied().unwrap_or(0)))
+        self.queue.as_ref().map(Queue::filled)
     }
 
     /// Parameters and running statistics.
@@ -280,7 +266,7 @@ impl StockEngine {
 
     /// The queue; `None` without one.
     pub fn queue_state(&self) -> Option<QueueState> {
-        self.queue.as_ref().map(|queue| QueueState { embeddings: copy(&queue.embeddings), filled: queue.filled.extract_tensor().1[0] })
+        self.queue.as_ref().map(Queue::state)
     }
 
     /// Overwrites the queue.
@@ -288,42 +274,56 @@ impl StockEngine {
     /// # Errors
     /// A queue of another shape, or one where there should be none.
     pub fn load_queue(&mut self, state: Option<&QueueState>) -> Result<(), EngineError> {
-        let mismatch = |problem: String| Err(EngineError::State { name: "queue".into(), problem });
+        let mismatch = |problem: &str| Err(EngineError::State { name: "queue".into(), problem: problem.into() });
         match (&mut self.queue, state) {
             (None, None) => Ok(()),
-            (Some(queue), Some(state)) if dimensions(&queue.embeddings) == state.embeddings.shape => {
-                queue.embeddings.extract_tensor_mut().1.copy_from_slice(&state.embeddings.data);
-                queue.filled.extract_tensor_mut().1[0] = state.filled;
-                Ok(())
-            }
-            (Some(queue), Some(state)) => mismatch(format!("expected shape {:?}, got {:?}", dimensions(&queue.embeddings), state.embeddings.shape)),
-            (Some(_), None) => mismatch("missing in what is being loaded".into()),
-            (None, Some(_)) => mismatch("the preset has none".into()),
+            (Some(queue), Some(state)) => queue.load(state),
+            (Some(_), None) => mismatch("missing in what is being loaded"),
+            (None, Some(_)) => mismatch("the preset has none"),
         }
     }
 
     /// Makes every later step compute a further f32 output (`scores`, `embeddings`, `codes`), to be read with
-    /// [`output`](Self::output).
+    /// [`output`](Self::output); gradients are there anyway.
     ///
     /// # Errors
-    /// Names that `train_step.onnx` does not have.
+    /// Names that `train_step.onnx` does not have, and those of the loss and the state, which are read elsewhere.
     pub fn request_output(&mut self, name: &str) -> Result<(), EngineError> {
         let Some(spec) = self.outputs.iter().find(|output| output.name == name) else {
             return Err(self.train_step.contract(format!("there is no output {name}")));
         };
+        if self.gradients.contains(name) {
+            return Ok(());
+        }
+        // Bound elsewhere, these would no longer reach the state.
+        if name == "loss" || name.starts_with("next/") || name.starts_with("stats/") {
+            return Err(self
+                .train_step
+                .contract(format!("output {name} cannot be requested; StepOutput, weights and queue_state give the loss and the state")));
+        }
         let mut tensors = Tensors::zeros([(name, spec)])?;
-        tensors.bind_output(&mut self.train_step.binding, name, name).map_err(EngineError::run(format!("binding output {name}")))?;
+        tensors.bind_output(&mut self.train_step.binding, name, name).map_err(self.train_step.binding_error(name))?;
         self.requested.extend(tensors);
         Ok(())
     }
 
-    /// A requested output of the last step.
+    /// A requested output or a gradient of the last step. With several micro-batches, a gradient is their mean and an
+    /// output the last one's.
     pub fn output(&self, name: &str) -> Option<WeightTensor> {
-        self.requested.get(name)
+        self.requested.get(name).or_else(|| self.gradients.get(name))
     }
 }
 
-fn named(specs: &[TensorSpec], wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, &TensorSpec)> {
+/// Copies the crops of one micro-batch; [`StockEngine::check_crops`] has checked the sizes.
+fn load_crops(tensors: &mut [Tensor<u8>], crops: &[&[u8]], micro: usize) {
+    for (tensor, bytes) in tensors.iter_mut().zip(crops) {
+        let pixels = tensor.extract_tensor_mut().1;
+        pixels.copy_from_slice(&bytes[micro * pixels.len()..][..pixels.len()]);
+    }
+}
+
+/// The specs of wanted names.
+pub(super) fn named(specs: &[TensorSpec], wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, &TensorSpec)> {
     specs.iter().map(|spec| (spec.name.as_str(), spec)).filter(move |(name, _)| wanted(name))
 }
 
@@ -353,3 +353,7 @@ fn check_outputs(manifest: &Manifest, parameters: &Tensors, statistics: &Tensors
 #[cfg(test)]
 #[path = "stock_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "accumulation_tests.rs"]
+mod accumulation_tests;

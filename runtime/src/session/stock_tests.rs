@@ -56,7 +56,9 @@ fn manifest() -> Manifest {
             ],
             vec![named("next/w", &w), named("next/momentum/w", &w), spec("next/step", "i64", &[1])],
         ),
+        accumulation: None,
         hash: String::new(),
+        init: None,
     }
 }
 
@@ -131,6 +133,31 @@ fn steps_update_the_state_in_place() {
         assert_close(&engine.optimizer_state().moments["momentum/w"].data, &reference.momentum);
     }
     assert_eq!(engine.optimizer_state().step, Some(4));
+}
+
+#[test]
+fn what_is_asked_for_does_not_disturb_training() {
+    let run = |requested: &[&str]| {
+        let mut engine = open(&manifest()).expect("open");
+        engine.load_weights(&weights()).expect("load");
+        for name in requested {
+            engine.request_output(name).expect("exists");
+        }
+        for step in 0..2 {
+            engine.forward_backward(&[&crops(step)]).expect("run");
+            engine.update(0.1, true).expect("update");
+        }
+        engine
+    };
+    let (plain, asked) = (run(&[]), run(&["grad/w", "embeddings"]));
+    assert_eq!(plain.weights(), asked.weights());
+    assert!(asked.output("grad/w").expect("a gradient").data.iter().any(|&value| value != 0.0));
+    assert_eq!(plain.output("embeddings"), None);
+    let mut engine = plain;
+    for name in ["loss", "next/bn.running_mean", "next/queue/filled", "stats/grad_norm"] {
+        let error = engine.request_output(name).expect_err("state").to_string();
+        assert!(error.contains(name) && error.contains("weights"), "{error}");
+    }
 }
 
 #[test]

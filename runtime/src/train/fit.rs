@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use graphgen::artifacts::{self, EncoderOptions};
+use graphgen::manifest::Manifest;
 use graphgen::preset::{Preset, SinkhornKernel};
 use graphgen::weights::{load_safetensors, write_atomically};
 use ort::environment::Environment;
@@ -12,9 +13,9 @@ use ort::environment::Environment;
 use super::checkpoint::{self, Checkpoint};
 use super::progress::Progress;
 use super::run::differences;
-use super::{MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
-use crate::data::{Dataset, Loader, LoaderConfig};
-use crate::kernels;
+use super::{InitRecord, MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
+use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
+use crate::kernels::{KernelSet, native_operators};
 use crate::session::{EngineError, SessionOptions, StockEngine};
 
 /// Batches made ahead of the one in use.
@@ -67,7 +68,8 @@ pub struct TrainOptions {
     pub max_steps: Option<u64>,
     /// Whether to go on from a checkpoint.
     pub resume: Resume,
-    /// Initial weights in place of random ones.
+    /// Initial weights in place of random ones: safetensors, or PyTorch's `.pth`, `.pth.tar`, `.pt`. A run that goes on
+    /// from a checkpoint must have started from the same file.
     pub init: Option<PathBuf>,
     /// Threads of one operator; 0 for one a core.
     pub threads: usize,
@@ -86,25 +88,32 @@ pub struct Summary {
     pub encoder: PathBuf,
 }
 
-/// An engine for a preset's graphs, with the native kernels it asks for.
+/// An engine for a preset's graphs, with all native kernels; `threads` is 0 for one a core.
 ///
 /// # Errors
 /// Graphs that ONNX Runtime does not accept.
-pub fn open_engine(
+pub fn open_engine(environment: &Environment, directory: &std::path::Path, manifest: &Manifest, threads: usize) -> Result<StockEngine, EngineError> {
+    open_engine_with(environment, directory, manifest, threads, KernelSet::Native)
+}
+
+/// [`open_engine`] with a choice of kernels. Sinkhorn-Knopp follows the preset's `train.sinkhorn`.
+///
+/// # Errors
+/// Graphs that ONNX Runtime does not accept.
+pub fn open_engine_with(
     environment: &Environment,
     directory: &std::path::Path,
-    manifest: &graphgen::manifest::Manifest,
+    manifest: &Manifest,
     threads: usize,
+    kernels: KernelSet,
 ) -> Result<StockEngine, EngineError> {
-    let operators = match manifest.preset.train.sinkhorn {
+    let sinkhorn = match manifest.preset.train.sinkhorn {
         SinkhornKernel::Graph => None,
-        SinkhornKernel::Native => {
-            let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
-            let domain = kernels::native_operators(threads);
-            #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
-            Some(Arc::new(domain.map_err(|source| EngineError::Run { activity: "registering the native kernels".into(), source })?))
-        }
+        SinkhornKernel::Native if threads == 0 => Some(std::thread::available_parallelism().map_or(1, usize::from)),
+        SinkhornKernel::Native => Some(threads),
     };
+    let domain = native_operators(kernels, sinkhorn).map_err(EngineError::run("registering the native kernels"))?;
+    let operators = domain.map(Arc::new);
     StockEngine::open(environment, directory, manifest, &SessionOptions { threads, operators })
 }
 
@@ -119,9 +128,13 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     let config = LoaderConfig {
         crops: preset.crops.clone(),
         batch_size: preset.train.batch_size,
+        micro_batches: preset.train.accumulate,
         seed: preset.train.seed,
         workers: preset.train.workers,
-        batches_ahead: BATCHES_AHEAD,
+        // Large batches of several micro-batches: as many micro-batches, but at least the next batch.
+        batches_ahead: BATCHES_AHEAD.div_ceil(preset.train.accumulate),
+        decode: DecodeOptions { exif_orientation: preset.data.exif_orientation, ..DecodeOptions::default() },
+        broken: BrokenPolicy { max_share: preset.data.max_broken_share, list: Some(run.broken_images()) },
     };
     let loader = Loader::new(Arc::clone(&dataset), config)?;
     run.check(preset)?;
@@ -130,7 +143,14 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     if let Some(checkpoint) = &start {
         check_origin(checkpoint, &run, preset, &fingerprint)?;
     }
-    let init = options.init.as_ref().map(|file| load_safetensors(file)).transpose()?;
+    let init = match (&start, &options.init) {
+        (None, Some(file)) => Some(InitRecord::import(file, preset)?),
+        (Some(_), Some(file)) => {
+            InitRecord::check_origin(file, &run)?;
+            None
+        }
+        (_, None) => None,
+    };
 
     let steps_per_epoch = loader.batches_per_epoch() as u64;
     let total_steps = steps_per_epoch * preset.train.epochs as u64;
@@ -140,15 +160,15 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     let manifest = run.prepare(&options.source)?;
     let _lock = run.lock()?;
     let mut engine = open_engine(environment, &run.graphs(), &manifest, options.threads)?;
-    match (&start, &init) {
-        (Some(checkpoint), init) => {
-            if init.is_some() {
-                tracing::warn!("--init is not used: the run goes on from a checkpoint");
-            }
-            checkpoint.restore(&mut engine)?;
+    match &start {
+        Some(checkpoint) => checkpoint.restore(&mut engine)?,
+        None => {
+            let mut weights = load_safetensors(&run.graphs().join(artifacts::INIT_FILE))?;
+            let (record, imported) = init.unzip();
+            InitRecord::store(record.as_ref(), &run)?;
+            weights.extend(imported.unwrap_or_default());
+            engine.load_weights(&weights)?;
         }
-        (None, Some(weights)) => engine.load_weights(weights)?,
-        (None, None) => engine.load_weights(&load_safetensors(&run.graphs().join(artifacts::INIT_FILE))?)?,
     }
     checkpoint::clean(&run.checkpoints(), first_step)?;
     let mut log = MetricsLog::open(&run.metrics(), first_step)?;

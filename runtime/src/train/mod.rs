@@ -3,6 +3,7 @@
 pub mod checkpoint;
 mod error;
 mod fit;
+mod init;
 mod metrics;
 mod progress;
 mod run;
@@ -10,7 +11,8 @@ mod schedule;
 mod trainer;
 
 pub use error::TrainError;
-pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, train};
+pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, open_engine_with, train};
+pub use init::InitRecord;
 pub use metrics::{MetricsLog, StepMetrics};
 pub use run::RunDirectory;
 pub use schedule::LearningRate;

@@ -1,4 +1,5 @@
-//! The run directory: `graphs/`, `preset.toml`, `checkpoints/`, `metrics.jsonl` and, at the end, `encoder.onnx`.
+//! The run directory: `graphs/`, `preset.toml`, `checkpoints/`, `metrics.jsonl`, `init.json` if the run
+//! started from given weights and, at the end, `encoder.onnx`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,16 @@ impl RunDirectory {
     /// One JSON object a step.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// Images that could not be read, a line each.
+    pub fn broken_images(&self) -> PathBuf {
+        self.root.join("broken-images.txt")
+    }
+
+    /// What the run's initial weights were taken from, if not random.
+    pub fn init(&self) -> PathBuf {
+        self.root.join("init.json")
     }
 
     /// The encoder of the last step.

@@ -57,7 +57,8 @@ impl Trainer {
         &self.engine
     }
 
-    /// Trains on one batch: u8 [count·B, 3, S, S], crop-major, for each group of adjacent crops of equal size.
+    /// Trains on one batch: u8 [N·count·B, 3, S, S] for each group of adjacent crops of equal size, micro-batch after
+    /// micro-batch, each of them crop-major.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, with the state as it was before the step except for running statistics;
@@ -68,7 +69,8 @@ impl Trainer {
         // 1. The learning rate of this step.
         let learning_rate = self.schedule.at(step);
 
-        // 2. to 5. and the backward pass of 6. are one graph: normalised prototypes, forward, codes, loss, gradients.
+        // 2. to 5. and the backward pass of 6. are the engine's: normalised prototypes, forward, codes, loss, gradients;
+        // with several micro-batches, the mean of their gradients.
         let output = self.engine.forward_backward(crops)?;
         check_finite(step, &output.loss, &output.stats)?;
 

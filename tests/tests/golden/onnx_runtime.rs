@@ -10,7 +10,7 @@ use graphgen::preset::Target;
 use ndarray::{ArrayD, IxDyn};
 use ort::session::Session;
 use ort::value::{DynValue, Tensor};
-use runtime::kernels::native_operators;
+use runtime::kernels::{KernelSet, native_operators};
 use runtime::session::environment::environment;
 
 /// Inputs by name; those of type f32 may be exact.
@@ -42,7 +42,7 @@ pub fn in_onnx_runtime(graph: &Graph, inputs: &Inputs, variant: Variant) -> BTre
     // The environment first: it loads the library that kernels are registered with.
     let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
     let (target, operators) = match variant {
-        Variant::Native => (Target::Cpu, Some(native_operators(1).expect("the native kernels"))),
+        Variant::Native => (Target::Cpu, native_operators(KernelSet::Native, Some(1)).expect("the native kernels")),
         Variant::Portable => (Target::Portable, None),
     };
     let model = write_model(graph, "golden", &ModelOptions::new(target)).expect("a model");

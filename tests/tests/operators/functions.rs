@@ -1,6 +1,7 @@
 //! Functions of the domain `swav`: their bodies on ONNX Runtime, and the bodies against the functions' own evaluation.
 
-use graphgen::functions::batch_norm::{BatchNormTrain, BatchNormTrainGrad};
+use graphgen::functions::batch_norm::BatchNormTrain;
+use graphgen::functions::batch_norm_grad::BatchNormTrainGrad;
 use graphgen::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
 use graphgen::functions::convolution::Convolution;
 use graphgen::functions::l2_normalize::L2Normalize;
@@ -60,10 +61,17 @@ fn batch_norms(epsilon: f64, mean: f64) -> Vec<Case> {
         // Statistics of values far from zero cancel; so does Σ dy·x − mean·Σ dy in the CPU's gradient.
         let tolerance = sum_of(values) * 2.0 * (1.0 + mean);
         let (x, scale, bias) = (r.normal(shape).map(|x| x + mean), r.normal(&[3]), r.normal(&[3]));
-        let statistics = eval(BatchNormTrain { epsilon }, &[&x, &scale, &bias]);
-        let [_, mean, variance] = &statistics[..] else { panic!("three outputs") };
-        cases.push(case(BatchNormTrainGrad { epsilon }, [r.normal(shape), x.clone(), scale.clone(), mean.clone(), variance.clone()], tolerance));
-        cases.push(case(BatchNormTrain { epsilon }, [x, scale, bias], tolerance));
+        for (relu, residual) in [(false, false), (true, false), (true, true)] {
+            let mut inputs = vec![x.clone(), scale.clone(), bias.clone()];
+            inputs.extend(residual.then(|| r.normal(shape)));
+            let forward = BatchNormTrain { epsilon, relu };
+            let outputs = eval(forward.clone(), &inputs.iter().collect::<Vec<_>>());
+            let [y, mean, variance] = &outputs[..] else { panic!("three outputs") };
+            let mut gradient = vec![r.normal(shape), x.clone(), scale.clone(), mean.clone(), variance.clone()];
+            gradient.extend(relu.then(|| y.clone()));
+            cases.push(case(BatchNormTrainGrad { epsilon, relu, residual }, gradient, tolerance));
+            cases.push(case(forward, inputs, tolerance));
+        }
     }
     cases
 }
@@ -160,11 +168,11 @@ fn batch_norms_that_share_their_parameters_keep_their_own_statistics() {
         let mut g = Graph::new();
         let ids: Vec<_> = inputs.iter().enumerate().map(|(index, input)| g.input(&format!("x{index}"), input.ty.clone())).collect();
         let [a, b, scale, bias] = ids[..] else { unreachable!("four inputs") };
-        let mut forward = |x| g.apply_all(BatchNormTrain { epsilon }, &[x, scale, bias]).expect("shapes fit");
+        let mut forward = |x| g.apply_all(BatchNormTrain { epsilon, relu: false }, &[x, scale, bias]).expect("shapes fit");
         let (from_a, from_b) = (forward(a), forward(b));
         // Each gradient needs the other's output: both run after both forward passes.
         for (dy, x, own) in [(from_b[0], a, &from_a), (from_a[0], b, &from_b)] {
-            for gradient in g.apply_all(BatchNormTrainGrad { epsilon }, &[dy, x, scale, own[1], own[2]]).expect("shapes fit") {
+            for gradient in g.apply_all(BatchNormTrainGrad { epsilon, relu: false, residual: false }, &[dy, x, scale, own[1], own[2]]).expect("shapes fit") {
                 g.output(&format!("y{}", g.outputs().len()), gradient);
             }
         }

@@ -29,6 +29,7 @@ impl BoxKernel {
     }
 
     /// Pixels the kernel reaches to each side.
+    #[inline(always)]
     fn reach(self) -> usize {
         self.whole + 1
     }
@@ -39,10 +40,9 @@ impl BoxKernel {
     }
 }
 
-/// Buffers of [`gaussian_blur`].
+/// Buffer of [`gaussian_blur`].
 #[derive(Debug, Default)]
 pub struct BlurScratch {
-    line: Vec<u8>,
     plane: Vec<u8>,
 }
 
@@ -51,85 +51,86 @@ pub fn gaussian_blur(plane: &mut [u8], width: usize, radius: f32, scratch: &mut 
     if radius <= 0.0 {
         return;
     }
-    blur_plane(plane, width, BoxKernel::for_gaussian(radius), scratch);
-}
-
-#[multiversion(targets("x86_64+avx2"))]
-fn blur_plane(plane: &mut [u8], width: usize, kernel: BoxKernel, scratch: &mut BlurScratch) {
-    let reach = kernel.reach();
-    scratch.line.resize(width + 2 * reach, 0);
-    for row in plane.chunks_exact_mut(width) {
-        for _ in 0..3 {
-            let (first, last) = (row[0], row[width - 1]);
-            scratch.line[..reach].fill(first);
-            scratch.line[reach..reach + width].copy_from_slice(row);
-            scratch.line[reach + width..].fill(last);
-            blur_line(&scratch.line, row, kernel);
-        }
-    }
-
     if scratch.plane.len() < plane.len() {
         scratch.plane.resize(plane.len(), 0);
     }
     let other = &mut scratch.plane[..plane.len()];
-    blur_columns(plane, other, width, kernel);
-    blur_columns(other, plane, width, kernel);
-    blur_columns(plane, other, width, kernel);
-    plane.copy_from_slice(other);
+    blur_plane(plane, other, width, BoxKernel::for_gaussian(radius));
 }
 
-/// One pass over a row; `line` has `reach` replicated pixels on each side.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn blur_plane(plane: &mut [u8], other: &mut [u8], width: usize, kernel: BoxKernel) {
+    blur_rows(plane, other, width, kernel);
+    blur_rows(other, plane, width, kernel);
+    blur_rows(plane, other, width, kernel);
+    blur_columns(other, plane, width, kernel);
+    blur_columns(plane, other, width, kernel);
+    blur_columns(other, plane, width, kernel);
+}
+
+/// One pass along the rows.
 #[inline(always)]
-fn blur_line(line: &[u8], row: &mut [u8], kernel: BoxKernel) {
-    let width = row.len();
-    let at = |offset: usize| &line[offset..offset + width];
-    match kernel.whole {
-        0 => blend_lines([at(1)], [at(0), at(2)], row, kernel),
-        1 => blend_lines([at(1), at(2), at(3)], [at(0), at(4)], row, kernel),
-        whole => {
-            let mut inner: u32 = line[1..2 * whole + 1].iter().map(|&value| u32::from(value)).sum();
-            for (x, out) in row.iter_mut().enumerate() {
-                inner += u32::from(line[x + 2 * whole + 1]);
-                *out = kernel.weigh(inner, u32::from(line[x]) + u32::from(line[x + 2 * whole + 2]));
-                inner -= u32::from(line[x + 1]);
-            }
+fn blur_rows(source: &[u8], target: &mut [u8], width: usize, kernel: BoxKernel) {
+    // The inner pixels take in the rows' ends, too, with neighbours from other rows; those are made again.
+    let inner = blend_inner(source, target, 1, kernel);
+    let redo = if inner { kernel.reach().min(width) } else { width };
+    for (source, target) in source.chunks_exact(width).zip(target.chunks_exact_mut(width)) {
+        for x in (0..redo).chain(width - redo..width) {
+            target[x] = blend_at(source, x, 1, width, kernel);
         }
     }
 }
 
-/// One pass down the columns, a row at a time.
+/// One pass down the columns.
 #[inline(always)]
 fn blur_columns(source: &[u8], target: &mut [u8], width: usize, kernel: BoxKernel) {
     let height = source.len() / width;
-    let row = |y: usize, offset: isize| {
-        let y = y.saturating_add_signed(offset).min(height - 1);
-        &source[y * width..][..width]
-    };
-    for (y, out) in target.chunks_exact_mut(width).enumerate() {
-        match kernel.whole {
-            0 => blend_lines([row(y, 0)], [row(y, -1), row(y, 1)], out, kernel),
-            1 => blend_lines([row(y, -1), row(y, 0), row(y, 1)], [row(y, -2), row(y, 2)], out, kernel),
-            whole => {
-                let whole = whole as isize;
-                for (x, out) in out.iter_mut().enumerate() {
-                    let inner = (-whole..=whole).map(|offset| u32::from(row(y, offset)[x])).sum();
-                    *out = kernel.weigh(inner, u32::from(row(y, -whole - 1)[x]) + u32::from(row(y, whole + 1)[x]));
-                }
-            }
+    let inner = blend_inner(source, target, width, kernel);
+    let redo = if inner { kernel.reach().min(height) } else { height };
+    for y in (0..redo).chain(height - redo..height) {
+        for x in 0..width {
+            target[y * width + x] = blend_at(&source[x..], y, width, height, kernel);
         }
     }
 }
 
-/// The kernel of a known small size as sums of shifted lines, which vectorises.
+/// Weighs neighbours at multiples of `stride` in one run over the plane, leaving out its ends, for the two kernels that
+/// the method needs: sums of shifted slices, which vectorise. False, with nothing done, for other kernels and tiny planes.
 #[inline(always)]
-fn blend_lines<const N: usize>(inner: [&[u8]; N], outer: [&[u8]; 2], out: &mut [u8], kernel: BoxKernel) {
-    let len = out.len();
-    let inner = inner.map(|line| &line[..len]);
-    let [before, after] = outer.map(|line| &line[..len]);
-    for i in 0..len {
-        let sum = inner.iter().map(|line| u32::from(line[i])).sum();
-        out[i] = kernel.weigh(sum, u32::from(before[i]) + u32::from(after[i]));
+fn blend_inner(source: &[u8], target: &mut [u8], stride: usize, kernel: BoxKernel) -> bool {
+    let margin = kernel.reach() * stride;
+    if kernel.whole > 1 || source.len() <= 2 * margin {
+        return false;
     }
+    let out = &mut target[margin..source.len() - margin];
+    let len = out.len();
+    let at = |number: usize| &source[number * stride..][..len];
+    if kernel.whole == 0 {
+        blend_slices([at(1)], [at(0), at(2)], out, kernel);
+    } else {
+        blend_slices([at(1), at(2), at(3)], [at(0), at(4)], out, kernel);
+    }
+    true
+}
+
+#[inline(always)]
+fn blend_slices<const N: usize>(inner: [&[u8]; N], [before, after]: [&[u8]; 2], out: &mut [u8], kernel: BoxKernel) {
+    let len = out.len();
+    let inner = inner.map(|slice| &slice[..len]);
+    let (before, after) = (&before[..len], &after[..len]);
+    for i in 0..len {
+        // 16 bits are enough, and narrower lanes are faster.
+        let sum: u16 = inner.iter().map(|slice| u16::from(slice[i])).sum();
+        out[i] = kernel.weigh(u32::from(sum), u32::from(u16::from(before[i]) + u16::from(after[i])));
+    }
+}
+
+/// One pixel of a line of `len` pixels, `stride` bytes apart, with replicated edges.
+#[inline(always)]
+fn blend_at(line: &[u8], place: usize, stride: usize, len: usize, kernel: BoxKernel) -> u8 {
+    let at = |offset: isize| u32::from(line[place.saturating_add_signed(offset).min(len - 1) * stride]);
+    let whole = kernel.whole as isize;
+    kernel.weigh((-whole..=whole).map(at).sum(), at(-whole - 1) + at(whole + 1))
 }
 
 #[cfg(test)]
@@ -149,6 +150,23 @@ mod tests {
             let mut plane = vec![200u8; 7 * 5];
             gaussian_blur(&mut plane, 7, radius, &mut BlurScratch::default());
             assert!(plane.iter().all(|&value| value == 200), "radius {radius}");
+        }
+    }
+    #[test]
+    fn planes_of_any_size_equal_the_pixel_by_pixel_sum() {
+        for (width, height) in [(1, 1), (1, 9), (9, 1), (2, 3), (3, 2), (4, 5), (37, 6), (6, 37)] {
+            for radius in [0.4, 1.9, 3.5] {
+                let kernel = BoxKernel::for_gaussian(radius);
+                let source: Vec<u8> = (0..width * height).map(|i| (i * 89 % 251) as u8).collect();
+                let (mut rows, mut columns) = (vec![0; source.len()], vec![0; source.len()]);
+                blur_rows(&source, &mut rows, width, kernel);
+                blur_columns(&source, &mut columns, width, kernel);
+                for (i, (&along, &down)) in rows.iter().zip(&columns).enumerate() {
+                    let (x, y) = (i % width, i / width);
+                    assert_eq!(along, blend_at(&source[y * width..], x, 1, width, kernel), "row, {width}x{height}, radius {radius}, {x} {y}");
+                    assert_eq!(down, blend_at(&source[x..], y, width, height, kernel), "column, {width}x{height}, radius {radius}, {x} {y}");
+                }
+            }
         }
     }
 }

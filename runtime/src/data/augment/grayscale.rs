@@ -18,7 +18,7 @@ pub fn grayscale(image: &mut [u8]) {
     blue.copy_from_slice(red);
 }
 
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn luma_into_red(red: &mut [u8], green: &[u8], blue: &[u8]) {
     for ((red, &green), &blue) in red.iter_mut().zip(green).zip(blue) {
         *red = luma(*red, green, blue);

@@ -8,14 +8,15 @@ use super::{planes, truncate};
 /// Pillow's `Image.blend`: single precision, no fused multiply-add, truncated towards zero and clipped.
 #[inline(always)]
 fn blend(from: f32, to: f32, factor: f32) -> u8 {
-    truncate((from + factor * (to - from)).clamp(0.0, 255.0)) as u8
+    truncate((from + factor * (to - from)).clamp(0.0, 255.0))
 }
 
-/// Blends every value with the constant `pivot`; there are only 256 values, so they are looked up.
+/// Blends every value with the constant `pivot`. Faster than looking the 256 results up: it vectorises.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn blend_with(image: &mut [u8], pivot: u8, factor: f32) {
-    let table: [u8; 256] = std::array::from_fn(|value| blend(f32::from(pivot), value as f32, factor));
+    let pivot = f32::from(pivot);
     for value in image {
-        *value = table[usize::from(*value)];
+        *value = blend(pivot, f32::from(*value), factor);
     }
 }
 
@@ -32,7 +33,7 @@ pub fn contrast(image: &mut [u8], factor: f32) {
     blend_with(image, mean, factor);
 }
 
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn luma_sum(red: &[u8], green: &[u8], blue: &[u8]) -> u64 {
     // Summed in short runs: 4096 · 255 fits into 32 bits, which vectorise better.
     let runs = red.chunks(4096).zip(green.chunks(4096)).zip(blue.chunks(4096));
@@ -53,7 +54,7 @@ pub fn saturation(image: &mut [u8], factor: f32) {
     saturate_planes(red, green, blue, factor);
 }
 
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn saturate_planes(red: &mut [u8], green: &mut [u8], blue: &mut [u8], factor: f32) {
     for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
         let grey = f32::from(luma(*red, *green, *blue));

@@ -17,14 +17,11 @@ pub(crate) fn planes(image: &mut [u8]) -> [&mut [u8]; 3] {
     [red, green, blue]
 }
 
-/// ⌊x⌋ for x in [0, 2²²). Unlike `as i32`, which has to take care of everything else, this vectorises: adding 2²³ leaves
-/// the rounded number in the lowest bits.
+/// ⌊x⌋ for x in [0, 256). Unlike `as u8`, which has to take care of everything else, this vectorises: adding 2²³ leaves a
+/// whole number in the lowest bits.
 #[inline(always)]
-pub(crate) fn truncate(x: f32) -> i32 {
-    const SHIFT: f32 = 8_388_608.0;
-    let shifted = x + SHIFT;
-    let rounded_up = shifted - SHIFT > x;
-    (shifted.to_bits() as i32 & 0x007f_ffff) - i32::from(rounded_up)
+pub(crate) fn truncate(x: f32) -> u8 {
+    (x.floor() + 8_388_608.0).to_bits() as u8
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Resizer {
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn separate(interleaved: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
     for (((pixel, red), green), blue) in interleaved.chunks_exact(4).zip(red).zip(green).zip(blue) {
         (*red, *green, *blue) = (pixel[0], pixel[1], pixel[2]);

@@ -3,6 +3,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Tensor;
 
 use super::*;
+use crate::kernels::{KernelSet, native_operators};
 use crate::session::environment::environment;
 
 const SAMPLES: usize = 8;
@@ -14,7 +15,7 @@ fn session(model: &str, level: GraphOptimizationLevel, native: bool) -> Session 
     let environment = environment().expect("ONNX Runtime is set up");
     let mut builder = Session::builder(&environment).expect("builder").with_optimization_level(level).expect("level");
     if native {
-        builder = builder.with_operators(native_operators(1).expect("domain")).expect("operators");
+        builder = builder.with_operators(native_operators(KernelSet::Functions, Some(1)).expect("domain").expect("an operator")).expect("operators");
     }
     builder.commit_from_file(path).expect("session")
 }

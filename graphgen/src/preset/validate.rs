@@ -1,0 +1,188 @@
+//! Which settings can work together.
+
+use super::{Preset, PresetError, Stem};
+
+impl Preset {
+    /// Checks that the settings can work together.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), PresetError> {
+        let invalid = |setting, problem: String| Err(PresetError::Invalid { setting, problem });
+        let Preset { model, crops, loss, optim, data, train } = self;
+
+        if model.width == 0 || model.width > 4096 {
+            return invalid("model.width", format!("expected 1 to 4096 channels, got {}", model.width));
+        }
+        if !(1..=2).contains(&model.stem_stride) {
+            return invalid("model.stem_stride", format!("expected 1 or 2, got {}", model.stem_stride));
+        }
+        if model.stem == Stem::ImageNet && model.stem_stride != 2 {
+            return invalid("model.stem_stride", "the imagenet stem has stride 2; a 3x3 stem is model.stem = \"small\"".into());
+        }
+        if model.feat_dim == 0 {
+            return invalid("model.feat_dim", "expected at least 1 (the official default is 128), got 0".into());
+        }
+        let counts = model.nmb_prototypes.counts();
+        if counts.is_empty() {
+            return invalid("model.nmb_prototypes", "expected a number or a list of at least one number, got an empty list".into());
+        }
+        if let Some(&count) = counts.iter().find(|&&count| count < 2) {
+            return invalid(
+                "model.nmb_prototypes",
+                format!("expected at least 2 prototypes, got {count}; about 10 times the number of expected classes is a good start"),
+            );
+        }
+
+        let entries = crops.size_crops.len();
+        if entries == 0 {
+            return invalid("crops.size_crops", "expected at least one crop size, got an empty list".into());
+        }
+        for (setting, len) in [
+            ("crops.nmb_crops", crops.nmb_crops.len()),
+            ("crops.min_scale_crops", crops.min_scale_crops.len()),
+            ("crops.max_scale_crops", crops.max_scale_crops.len()),
+        ] {
+            if len != entries {
+                return invalid(setting, format!("expected {entries} entries like crops.size_crops, got {len}"));
+            }
+        }
+        for (&size, &count) in crops.size_crops.iter().zip(&crops.nmb_crops) {
+            if !(8..=4096).contains(&size) {
+                return invalid("crops.size_crops", format!("expected 8 to 4096 px, got {size}"));
+            }
+            if count == 0 {
+                return invalid("crops.nmb_crops", format!("expected at least one crop of {size} px, got 0; leave the entry out instead"));
+            }
+        }
+        for (&min, &max) in crops.min_scale_crops.iter().zip(&crops.max_scale_crops) {
+            if !(min > 0.0 && min <= max && max <= 1.0) {
+                return invalid("crops.min_scale_crops", format!("expected 0 < min ≤ max ≤ 1 (shares of the image's area), got {min} and {max}"));
+            }
+        }
+        let total = crops.total();
+        if total < 2 {
+            return invalid("crops.nmb_crops", format!("the swapped loss needs at least 2 crops of an image, got {total}"));
+        }
+        if total > 64 {
+            return invalid("crops.nmb_crops", format!("expected at most 64 crops of an image, got {total}"));
+        }
+        if crops.crops_for_assign.is_empty() {
+            return invalid("crops.crops_for_assign", "expected at least one crop index, got an empty list".into());
+        }
+        for (position, &crop) in crops.crops_for_assign.iter().enumerate() {
+            if crop >= total {
+                return invalid("crops.crops_for_assign", format!("crop {crop} does not exist: there are {total} crops, numbered from 0"));
+            }
+            if crops.crops_for_assign[..position].contains(&crop) {
+                return invalid("crops.crops_for_assign", format!("crop {crop} is listed twice"));
+            }
+        }
+        if !(0.0..=1.25).contains(&crops.jitter) {
+            return invalid("crops.jitter", format!("expected a strength from 0 to 1.25, got {}", crops.jitter));
+        }
+        for (setting, probability) in [("crops.blur", crops.blur), ("crops.grayscale", crops.grayscale)] {
+            if !(0.0..=1.0).contains(&probability) {
+                return invalid(setting, format!("expected a probability from 0 to 1, got {probability}"));
+            }
+        }
+
+        if !(loss.temperature > 0.0 && loss.temperature.is_finite()) {
+            return invalid("loss.temperature", format!("expected a positive number (the official value is 0.1), got {}", loss.temperature));
+        }
+        if !(loss.epsilon >= 0.005 && loss.epsilon.is_finite()) {
+            return invalid("loss.epsilon", format!("expected at least 0.005 (the official value is 0.05), got {}", loss.epsilon));
+        }
+        if !(1..=100).contains(&loss.sinkhorn_iterations) {
+            return invalid("loss.sinkhorn_iterations", format!("expected 1 to 100 (the official value is 3), got {}", loss.sinkhorn_iterations));
+        }
+
+        for (setting, value) in [
+            ("optim.base_lr", optim.base_lr),
+            ("optim.final_lr", optim.final_lr),
+            ("optim.start_warmup", optim.start_warmup),
+            ("optim.warmup_epochs", optim.warmup_epochs),
+            ("optim.weight_decay", optim.weight_decay),
+            ("optim.trust_coefficient", optim.trust_coefficient),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return invalid(setting, format!("expected a number of at least 0, got {value}"));
+            }
+        }
+        if !(0.0..1.0).contains(&optim.momentum) {
+            return invalid("optim.momentum", format!("expected a number from 0 to below 1, got {}", optim.momentum));
+        }
+
+        if !(0.0..=1.0).contains(&data.max_broken_share) {
+            return invalid("data.max_broken_share", format!("expected a share from 0 to 1, got {}", data.max_broken_share));
+        }
+        if data.mean.iter().any(|mean| !(0.0..=1.0).contains(mean)) {
+            return invalid("data.mean", format!("expected three numbers from 0 to 1, got {:?}", data.mean));
+        }
+        if data.std.iter().any(|std| !(*std > 0.0 && std.is_finite())) {
+            return invalid("data.std", format!("expected three positive numbers, got {:?}", data.std));
+        }
+
+        if train.epochs == 0 {
+            return invalid("train.epochs", "expected at least 1, got 0".into());
+        }
+        if train.batch_size < 2 {
+            return invalid("train.batch_size", format!("BatchNorm and Sinkhorn-Knopp need at least 2 images, got {}", train.batch_size));
+        }
+        if train.accumulate == 0 {
+            return invalid("train.accumulate", "expected at least 1 micro-batch a step, got 0".into());
+        }
+        if !train.batch_size.is_multiple_of(train.accumulate) {
+            let problem = format!("expected a divisor of train.batch_size = {}, got {}: all micro-batches are of one size", train.batch_size, train.accumulate);
+            return invalid("train.accumulate", problem);
+        }
+        if train.micro_batch_size() < 2 {
+            let problem = format!(
+                "expected at most half of train.batch_size = {}, got {}: BatchNorm needs at least 2 images in a micro-batch",
+                train.batch_size, train.accumulate
+            );
+            return invalid("train.accumulate", problem);
+        }
+        if optim.warmup_epochs >= train.epochs as f64 {
+            return invalid("optim.warmup_epochs", format!("expected less than train.epochs = {}, got {}", train.epochs, optim.warmup_epochs));
+        }
+        if loss.queue_length > 0 && loss.queue_length < train.batch_size {
+            return invalid(
+                "loss.queue_length",
+                format!("expected 0 (no queue) or at least train.batch_size = {}, got {}", train.batch_size, loss.queue_length),
+            );
+        }
+        if data.limit > 0 && data.limit < train.batch_size {
+            return invalid("data.limit", format!("expected 0 (all images) or at least train.batch_size = {}, got {}", train.batch_size, data.limit));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        for (change, setting) in [
+            ("model.nmb_prototypes=1", "model.nmb_prototypes"),
+            ("crops.nmb_crops=[2]", "crops.nmb_crops"),
+            ("crops.nmb_crops=[0,6]", "crops.nmb_crops"),
+            ("crops.crops_for_assign=[9]", "crops.crops_for_assign"),
+            ("crops.min_scale_crops=[0.5,0.2]", "crops.min_scale_crops"),
+            ("loss.epsilon=0", "loss.epsilon"),
+            ("loss.queue_length=100", "loss.queue_length"),
+            ("train.batch_size=1", "train.batch_size"),
+            ("train.accumulate=0", "train.accumulate"),
+            ("train.accumulate=3", "train.accumulate"),
+            ("train.accumulate=4096", "train.accumulate"),
+            ("optim.warmup_epochs=100", "optim.warmup_epochs"),
+        ] {
+            match Preset::from_toml("", &[change.into()]) {
+                Err(PresetError::Invalid { setting: named, .. }) => assert_eq!(named, setting, "{change}"),
+                other => panic!("{change}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `swav-rt data check`: names what would go wrong in training.
+
+use std::path::PathBuf;
+
+use crate::data::check::{CheckOptions, SIDE_CLASSES_PX, check};
+use crate::data::{Dataset, DecodeOptions};
+
+/// Reads and decodes every image and names the bad ones; exit status 1 if any is broken
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of class folders, flat folder, .tar, folder of .tar shards or .txt list of paths; may be given several times
+    #[arg(long, required = true, num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Name images with a shorter side below this, px
+    #[arg(long, value_name = "PX", default_value_t = 32)]
+    pub min_side: usize,
+    /// Most pixels an image may have
+    #[arg(long, value_name = "PIXELS", default_value_t = DecodeOptions::default().pixel_limit)]
+    pub pixel_limit: usize,
+    /// Threads; 0 for one per core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A data set that cannot be opened, and one with broken images.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let (dataset, problems) = Dataset::open_with_problems(&args.data)?;
+    let decode = DecodeOptions { pixel_limit: args.pixel_limit, ..DecodeOptions::default() };
+    let report = check(&dataset, &CheckOptions { min_side_px: args.min_side, workers: args.threads, decode })?;
+    let broken = problems.len() + report.broken.len();
+
+    for problem in problems.iter().map(ToString::to_string).chain(report.broken.iter().cloned()) {
+        println!("broken: {problem}");
+    }
+    for (name, width, height) in &report.small {
+        println!("small: {name}: {width}x{height} px");
+    }
+    for (name, format) in &report.misnamed {
+        println!("misnamed: {name}: the bytes are {format}");
+    }
+    for group in &report.duplicates {
+        println!("duplicates: {}", group.join(", "));
+    }
+    println!("shorter side, px");
+    for (number, (least, count)) in SIDE_CLASSES_PX.iter().zip(report.sides).enumerate() {
+        let most = SIDE_CLASSES_PX.get(number + 1).map_or_else(|| "more".into(), |next| format!("{}", next - 1));
+        println!("{:>6} to {most:<6} {count:>10}", least);
+    }
+    println!(
+        "{} images, {:.1} MB, {} classes: {broken} broken, {} small, {} misnamed, {} copies of others",
+        report.images,
+        report.bytes as f64 / 1e6,
+        dataset.class_names().len(),
+        report.small.len(),
+        report.misnamed.len(),
+        report.duplicates.iter().map(|group| group.len() - 1).sum::<usize>()
+    );
+    anyhow::ensure!(broken == 0, "{broken} of {} images are broken; their names stand above", report.images);
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! `swav-rt data pack`: writes a data set as tar shards with an index.
+
+use std::path::PathBuf;
+
+use super::UsageError;
+use crate::data::pack::{PackOptions, Reencode, pack};
+use crate::data::{Dataset, DecodeOptions};
+
+/// Writes all images into tar shards with an index, byte by byte or scaled down
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of class folders, flat folder, .tar, folder of .tar shards or .txt list of paths; may be given several times
+    #[arg(long, required = true, num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Folder to write, new or empty
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Begin a new shard after this many megabytes
+    #[arg(long, value_name = "MB", default_value_t = 1000)]
+    pub shard_megabytes: u64,
+    /// Scale images down to this longer side and write them as JPEG, px; smaller JPEGs keep their bytes
+    #[arg(long, value_name = "PX")]
+    pub max_side: Option<usize>,
+    /// Quality of those JPEGs, 1 to 100
+    #[arg(long, default_value_t = 90, requires = "max_side")]
+    pub quality: u8,
+    /// Turn images as their EXIF orientation says before they are written
+    #[arg(long, requires = "max_side")]
+    pub exif_orientation: bool,
+    /// Leave broken images out and name them instead of stopping
+    #[arg(long)]
+    pub leave_out_broken: bool,
+    /// Threads; 0 for one per core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A data set that cannot be opened, broken images, and files that cannot be written.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    if !(1..=100).contains(&args.quality) {
+        return Err(UsageError(format!("--quality: expected 1 to 100, got {}", args.quality)).into());
+    }
+    if args.max_side.is_some_and(|side| !(16..=65535).contains(&side)) {
+        return Err(UsageError("--max-side: expected 16 to 65535 px".into()).into());
+    }
+    let dataset = Dataset::open(&args.data)?;
+    let decode = DecodeOptions { exif_orientation: args.exif_orientation, ..DecodeOptions::default() };
+    let options = PackOptions {
+        shard_bytes: args.shard_megabytes.saturating_mul(1_000_000),
+        reencode: args.max_side.map(|max_side_px| Reencode { max_side_px, quality: args.quality, decode }),
+        leave_out_broken: args.leave_out_broken,
+        workers: args.threads,
+    };
+    let packed = pack(&dataset, &args.out, &options)?;
+    for image in &packed.left_out {
+        tracing::warn!("left out: {image}");
+    }
+    println!(
+        "{}: {} images in {} shards, {:.1} MB, {} left out",
+        args.out.display(),
+        packed.images,
+        packed.shards,
+        packed.bytes as f64 / 1e6,
+        packed.left_out.len()
+    );
+    Ok(())
+}

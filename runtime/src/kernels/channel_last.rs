@@ -1,0 +1,93 @@
+//! Feature maps with the channels last, and the way there and back.
+//!
+//! ONNX Runtime's maps are channel-major, [C, P]. Products over channels want a pixel's channels side by side.
+
+use super::gemm::PANEL;
+
+/// Sides of the blocks that are transposed in registers.
+const BLOCK: usize = 8;
+
+/// Channels of a channels-last map: padded, so that every loop over them is made of whole vectors.
+pub(super) fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(PANEL)
+}
+
+/// Copies `pixels` pixels of a channel-major map, whose channels are `plane` elements apart, to rows of `stride` elements.
+/// Padding channels become 0.
+#[inline(always)]
+pub(super) fn to_rows(map: &[f32], plane: usize, channels: usize, pixels: usize, rows: &mut [f32], stride: usize) {
+    transpose(map, plane, channels, pixels, rows, stride);
+    if channels < stride {
+        for row in rows.chunks_mut(stride).take(pixels) {
+            row[channels..].fill(0.0);
+        }
+    }
+}
+
+/// The reverse of [`to_rows`].
+#[inline(always)]
+pub(super) fn from_rows(rows: &[f32], stride: usize, channels: usize, pixels: usize, map: &mut [f32], plane: usize) {
+    transpose(rows, stride, pixels, channels, map, plane);
+}
+
+/// `to[j][i] = from[i][j]` for i < `height`, j < `width`; rows are `from_stride` and `to_stride` elements apart.
+#[inline(always)]
+fn transpose(from: &[f32], from_stride: usize, height: usize, width: usize, to: &mut [f32], to_stride: usize) {
+    let (whole_height, whole_width) = (height / BLOCK * BLOCK, width / BLOCK * BLOCK);
+    for j in (0..whole_width).step_by(BLOCK) {
+        for i in (0..whole_height).step_by(BLOCK) {
+            let mut block = [[0.0; BLOCK]; BLOCK];
+            for (row, values) in block.iter_mut().enumerate() {
+                let start = (i + row) * from_stride + j;
+                values.copy_from_slice(&from[start..start + BLOCK]);
+            }
+            for (row, values) in transposed(block).iter().enumerate() {
+                let start = (j + row) * to_stride + i;
+                to[start..start + BLOCK].copy_from_slice(values);
+            }
+        }
+    }
+    let edges = (0..height).flat_map(|i| {
+        let start = if i < whole_height { whole_width } else { 0 };
+        (start..width).map(move |j| (i, j))
+    });
+    for (i, j) in edges {
+        to[j * to_stride + i] = from[i * from_stride + j];
+    }
+}
+
+type Row = [f32; BLOCK];
+
+/// The block with rows and columns exchanged.
+#[inline(always)]
+fn transposed(block: [Row; BLOCK]) -> [Row; BLOCK] {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return transposed_by_shuffles(simd, block);
+    }
+    std::array::from_fn(|row| std::array::from_fn(|column| block[column][row]))
+}
+
+/// Compilers do not find the shuffles by themselves; without them, copying costs as much as multiplying.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transposed_by_shuffles(simd: pulp::x86::V3, block: [Row; BLOCK]) -> [Row; BLOCK] {
+    let rows: [core::arch::x86_64::__m256; BLOCK] = pulp::cast(block);
+    let avx = simd.avx;
+    // Pairs of rows, interleaved: columns 0, 1, 4, 5 and 2, 3, 6, 7.
+    let pairs: [_; BLOCK] = std::array::from_fn(|index| {
+        let (first, second) = (rows[index / 2 * 2], rows[index / 2 * 2 + 1]);
+        if index % 2 == 0 { avx._mm256_unpacklo_ps(first, second) } else { avx._mm256_unpackhi_ps(first, second) }
+    });
+    // Four rows of columns c and c + 4.
+    let fours: [_; BLOCK] = std::array::from_fn(|index| {
+        let half = index / 4 * 4;
+        let (first, second) = (pairs[half + index % 4 / 2], pairs[half + 2 + index % 4 / 2]);
+        if index % 2 == 0 { avx._mm256_shuffle_ps::<0b01_00_01_00>(first, second) } else { avx._mm256_shuffle_ps::<0b11_10_11_10>(first, second) }
+    });
+    let columns: [_; BLOCK] = std::array::from_fn(|index| {
+        let (first, second) = (fours[index % 4], fours[4 + index % 4]);
+        if index < 4 { avx._mm256_permute2f128_ps::<0x20>(first, second) } else { avx._mm256_permute2f128_ps::<0x31>(first, second) }
+    });
+    pulp::cast(columns)
+}
