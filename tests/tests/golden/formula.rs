@@ -22,7 +22,7 @@ fn bits(name: &str) -> impl Iterator<Item = u64> + use<> {
 }
 
 /// In (−1, 1): the odd multiples of 2⁻²⁴.
-fn uniform(name: &str) -> impl Iterator<Item = f64> + use<> {
+pub fn uniform(name: &str) -> impl Iterator<Item = f64> + use<> {
     bits(name).map(|bits| (2 * (bits >> 40) as i64 + 1 - (1 << 24)) as f64 / f64::from(1 << 24))
 }
 

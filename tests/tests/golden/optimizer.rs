@@ -7,7 +7,7 @@ use graphgen::preset::Preset;
 use serde_json::Value;
 
 use super::fixture::{Fixture, Projected, distances, overrides};
-use super::formula::{scaled, weight};
+use super::formula::{self, weight};
 use super::onnx_runtime::{Inputs, VARIANTS, in_f64, in_onnx_runtime, output};
 
 const F64: f64 = 1e-9;
@@ -58,7 +58,10 @@ fn check(bound: f64, run: impl Fn(&Graph, &Inputs) -> Vec<(String, TensorData)>)
             inputs.insert("learning_rate".to_owned(), TensorData::Exact(vec![rate.as_f64().expect("a rate")]));
             inputs.insert("train_prototypes".to_owned(), TensorData::Bool(vec![step as u64 >= preset.optim.freeze_prototypes_niters]));
             for spec in specs {
-                let gradient = unless_zero(spec, "gradient", scaled(&format!("step{step}/grad/{}", name(spec)), &shape(spec), 1.0, 0.0));
+                let power = spec["power"].as_u64().unwrap_or(1);
+                let uniform = formula::uniform(&format!("step{step}/grad/{}", name(spec))).take(shape(spec).iter().product());
+                let gradient = uniform.map(|value| (0..power).fold(1.0, |product, _| product * value) as f32).collect();
+                let gradient = unless_zero(spec, "gradient", gradient);
                 inputs.insert(format!("grad/{}", name(spec)), TensorData::F32(gradient));
             }
             state.extend(run(&graph, &inputs));
