@@ -34,7 +34,9 @@ impl SessionOptions {
         let mut builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_memory_pattern(false)?
-            .with_deterministic_compute(true)?;
+            .with_deterministic_compute(true)?
+            // Between two runs a session's threads would wait actively for a while, on processors that the next graph needs.
+            .with_config_entry("session.force_spinning_stop", "1")?;
         if self.threads > 0 {
             builder = builder.with_intra_threads(self.threads)?;
         }
