@@ -3,7 +3,9 @@
 
     python3 scripts/mutations.py [--only TEXT]
 
-Works on a temporary git worktree of HEAD, so the checkout stays as it is. Prints a line of a table for each error, with
+Works on a temporary git worktree of HEAD, so the checkout stays as it is, and builds in a target folder of its own:
+cargo takes two checkouts of one workspace for the same, and would run the errors in the checkout's tests. First all
+tests have to pass without an error. Prints a line of a table for each error, with
 the tests that caught it. Exit 0 when every error was caught; 1 when one was not, or does not compile, or its code is no
 longer there. Needs Python 3.11 or newer and nothing else; about half a minute an error on two cores.
 """
@@ -62,7 +64,11 @@ def main():
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), "HEAD"], cwd=ROOT, check=True)
         try:
             (tree / ".ort").symlink_to(ROOT / ".ort")
-            environment = {"CARGO_TARGET_DIR": str(ROOT / "target/mutations"), **os.environ}
+            target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "mutations"
+            environment = os.environ | {"CARGO_TARGET_DIR": str(target)}
+            failed = tests(tree, environment, "")
+            if failed:
+                sys.exit(f"tests fail without any deliberate error: {', '.join(failed)}")
             print("| deliberate error | caught by |\n|---|---|", flush=True)
             for mutation in mutations:
                 path = tree / mutation["file"]
