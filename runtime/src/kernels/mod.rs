@@ -14,6 +14,8 @@ mod scratch;
 mod simd;
 pub mod sinkhorn;
 mod sinkhorn_operator;
+#[cfg(test)]
+mod testing;
 
 pub use operator::{DOMAIN, KernelSet, native_operators};
 use parallel::Parallel;

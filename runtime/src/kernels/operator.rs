@@ -25,8 +25,7 @@ pub enum KernelSet {
 }
 
 /// The native kernels for a session on the CPU, to be registered when the session is built. `sinkhorn`: the threads that
-/// Sinkhorn-Knopp uses at most, or none for its function's body; the others use
-/// the session's own. `None` if there is nothing to register.
+/// Sinkhorn-Knopp uses at most, or none for its function's body; the others use the session's own. `None` if there is nothing to register.
 ///
 /// # Errors
 /// Whatever ONNX Runtime reports.
@@ -66,7 +65,21 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
     fn infer(&self, inputs: &[Vec<usize>]) -> Result<Vec<Vec<usize>>, String>;
 
     /// Fills the outputs, whose content is undefined.
-    fn compute(&self, with: &Resources, shapes: &[Vec<usize>], inputs: &[&[f32]], outputs: Vec<&mut [f32]>) -> Result<(), KernelError>;
+    fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError>;
+}
+
+/// A tensor that a kernel reads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub shape: &'a [usize],
+    pub data: &'a [f32],
+}
+
+/// A tensor that a kernel fills.
+#[derive(Debug)]
+pub(super) struct Output<'a> {
+    pub shape: &'a [usize],
+    pub data: &'a mut [f32],
 }
 
 /// Attributes as they are written at the call site: a function's defaults do not reach a kernel.
@@ -163,20 +176,17 @@ fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, a
         return Err(named::<K>(format!("expected {} inputs, got {}", K::INPUTS.0, values.len())));
     }
     let tensors = values.iter().map(|value| value.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
-    let inputs: Vec<&[f32]> = tensors.iter().map(|&(_, data)| data).collect();
     let shapes: Vec<Vec<usize>> = tensors.iter().map(|(shape, _)| shape.iter().map(|&size| size as usize).collect()).collect();
+    let inputs: Vec<Input> = shapes.iter().zip(&tensors).map(|(shape, &(_, data))| Input { shape, data }).collect();
     let sizes = kernel.infer(&shapes).map_err(named::<K>)?;
     let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
     // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
     let mut unread: Vec<Vec<f32>> =
         sizes.iter().zip(&values).map(|(shape, value)| vec![0.0; if value.is_none() { shape.iter().product() } else { 0 }]).collect();
-    let outputs = values
-        .iter_mut()
-        .zip(&mut unread)
-        .map(|(value, unread)| match value {
-            Some(value) => Ok(value.try_extract_tensor_mut::<f32>()?.1),
-            None => Ok(unread.as_mut_slice()),
-        })
-        .collect::<ort::Result<Vec<_>>>()?;
-    kernel.compute(&Resources { parallel: &OrtPool(context), pool, arch }, &shapes, &inputs, outputs).map_err(named::<K>)
+    let outputs = values.iter_mut().zip(&mut unread).zip(&sizes).map(|((value, unread), shape)| match value {
+        Some(value) => Ok(Output { shape, data: value.try_extract_tensor_mut::<f32>()?.1 }),
+        None => Ok(Output { shape, data: unread }),
+    });
+    let outputs = outputs.collect::<ort::Result<Vec<_>>>()?;
+    kernel.compute(&Resources { parallel: &OrtPool(context), pool, arch }, &inputs, outputs).map_err(named::<K>)
 }

@@ -57,15 +57,3 @@ pub(super) fn for_each<T: Send>(parallel: &dyn Parallel, parts: impl IntoIterato
         }
     })
 }
-
-/// One task after the other, in tests.
-#[cfg(test)]
-pub(super) struct Serial;
-
-#[cfg(test)]
-impl Parallel for Serial {
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), KernelError> {
-        (0..tasks).for_each(task);
-        Ok(())
-    }
-}

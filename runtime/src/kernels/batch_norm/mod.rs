@@ -8,7 +8,7 @@ mod tests;
 use pulp::{Simd, WithSimd};
 
 use super::Resources;
-use super::operator::{Attributes, Dense};
+use super::operator::{Attributes, Dense, Input, Output};
 use super::parallel::{KernelError, for_each};
 
 /// Elements that make a task worth handing to another thread.
@@ -93,17 +93,11 @@ impl Dense for BatchNormTrain {
         Ok(vec![inputs[0].clone(), vec![maps.channels], vec![maps.channels]])
     }
 
-    fn compute(
-        &self,
-        &Resources { parallel, arch, .. }: &Resources,
-        shapes: &[Vec<usize>],
-        inputs: &[&[f32]],
-        outputs: Vec<&mut [f32]>,
-    ) -> Result<(), KernelError> {
-        let maps = Maps::new(&shapes[0]).map_err(KernelError::Shape)?;
-        let [y, mean, variance] = <[&mut [f32]; 3]>::try_from(outputs).map_err(|_| KernelError::Shape("expected three outputs".into()))?;
+    fn compute(&self, &Resources { parallel, arch, .. }: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let maps = Maps::new(inputs[0].shape).map_err(KernelError::Shape)?;
+        let [y, mean, variance] = <[Output; 3]>::try_from(outputs).map_err(|_| KernelError::Shape("expected three outputs".into()))?;
         let per_task = maps.channels_per_task();
-        let parts = maps.split(y).into_iter().zip(mean.chunks_mut(per_task)).zip(variance.chunks_mut(per_task));
+        let parts = maps.split(y.data).into_iter().zip(mean.data.chunks_mut(per_task)).zip(variance.data.chunks_mut(per_task));
         for_each(parallel, parts, |task, ((y, mean), variance)| {
             let first = task * per_task;
             arch.dispatch(Normalize { maps, kernel: self, inputs, first, y, mean, variance });
@@ -114,7 +108,7 @@ impl Dense for BatchNormTrain {
 struct Normalize<'a, 'b> {
     maps: Maps,
     kernel: &'a BatchNormTrain,
-    inputs: &'a [&'a [f32]],
+    inputs: &'a [Input<'a>],
     first: usize,
     y: Vec<&'b mut [f32]>,
     mean: &'a mut [f32],
@@ -127,7 +121,7 @@ impl WithSimd for Normalize<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Normalize { maps, kernel, inputs, first, mut y, mean, variance } = self;
-        let (x, scale, bias, residual) = (inputs[0], inputs[1], inputs[2], inputs.get(3));
+        let (x, scale, bias, residual) = (inputs[0].data, inputs[1].data, inputs[2].data, inputs.get(3).map(|residual| residual.data));
         for index in 0..mean.len() {
             let channel = first + index;
             let mut total = 0.0;
@@ -267,21 +261,15 @@ impl Dense for BatchNormTrainGrad {
         Ok(outputs)
     }
 
-    fn compute(
-        &self,
-        &Resources { parallel, arch, .. }: &Resources,
-        shapes: &[Vec<usize>],
-        inputs: &[&[f32]],
-        outputs: Vec<&mut [f32]>,
-    ) -> Result<(), KernelError> {
-        let maps = Maps::new(&shapes[1]).map_err(KernelError::Shape)?;
+    fn compute(&self, &Resources { parallel, arch, .. }: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let maps = Maps::new(inputs[1].shape).map_err(KernelError::Shape)?;
         let mut outputs = outputs.into_iter();
         let mut next = || outputs.next().ok_or_else(|| KernelError::Shape("an output is missing".into()));
         let (dx, dscale, dbias) = (next()?, next()?, next()?);
         let dresidual = if self.residual { Some(next()?) } else { None };
         let per_task = maps.channels_per_task();
-        let mut dresidual = dresidual.map(|dresidual| maps.split(dresidual).into_iter());
-        let parts = maps.split(dx).into_iter().zip(dscale.chunks_mut(per_task)).zip(dbias.chunks_mut(per_task));
+        let mut dresidual = dresidual.map(|dresidual| maps.split(dresidual.data).into_iter());
+        let parts = maps.split(dx.data).into_iter().zip(dscale.data.chunks_mut(per_task)).zip(dbias.data.chunks_mut(per_task));
         let parts = parts.map(|((dx, dscale), dbias)| (dx, dscale, dbias, dresidual.as_mut().and_then(Iterator::next)));
         for_each(parallel, parts, |task, (dx, dscale, dbias, dresidual)| {
             let first = task * per_task;
@@ -293,7 +281,7 @@ impl Dense for BatchNormTrainGrad {
 struct Differentiate<'a, 'b> {
     maps: Maps,
     epsilon: f32,
-    inputs: &'a [&'a [f32]],
+    inputs: &'a [Input<'a>],
     first: usize,
     dx: Vec<&'b mut [f32]>,
     dscale: &'a mut [f32],
@@ -307,7 +295,8 @@ impl WithSimd for Differentiate<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Differentiate { maps, epsilon, inputs, first, mut dx, dscale, dbias, mut dresidual } = self;
-        let (dy, x, scale, mean, variance, y) = (inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs.get(5));
+        let (dy, x, scale) = (inputs[0].data, inputs[1].data, inputs[2].data);
+        let (mean, variance, y) = (inputs[3].data, inputs[4].data, inputs.get(5).map(|y| y.data));
         for index in 0..dscale.len() {
             let channel = first + index;
             let (mut sum_dy, mut sum_product) = (0.0, 0.0);

@@ -1,33 +1,14 @@
 use super::*;
-use crate::kernels::parallel::Serial;
-use crate::kernels::scratch::ScratchPool;
+use crate::kernels::testing::{distance, run, values};
 
 const EPSILON: f32 = 1e-5;
-
-fn values(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
-}
 
 /// Rows, single pixels, maps that are no multiple of a vector, more and fewer values than a task holds.
 const SHAPES: [[usize; 4]; 6] = [[16, 5, 1, 1], [2, 3, 1, 2], [3, 7, 3, 3], [2, 33, 5, 7], [4, 2, 64, 65], [9, 40, 4, 4]];
 
-fn run<K: Dense>(kernel: &K, shapes: &[Vec<usize>], inputs: &[&[f32]]) -> Vec<Vec<f32>> {
-    let pool = ScratchPool::default();
-    let with = Resources { parallel: &Serial, pool: &pool, arch: pulp::Arch::new() };
-    let mut outputs: Vec<Vec<f32>> = kernel.infer(shapes).expect("fitting shapes").iter().map(|shape| vec![f32::NAN; shape.iter().product()]).collect();
-    kernel.compute(&with, shapes, inputs, outputs.iter_mut().map(Vec::as_mut_slice).collect()).expect("runs");
-    outputs
-}
-
 fn assert_close(name: &str, shape: [usize; 4], actual: &[f32], expected: &[f64]) {
-    let norm = expected.iter().map(|value| value * value).sum::<f64>().sqrt();
-    let difference = actual.iter().zip(expected).map(|(&actual, expected)| (f64::from(actual) - expected).powi(2)).sum::<f64>().sqrt();
-    assert!(difference <= 2e-6 * norm + 1e-9, "{name} of {shape:?}: {:e}", difference / norm);
+    let distance = distance(actual, expected);
+    assert!(distance <= 2e-6, "{name} of {shape:?}: {distance:e}");
 }
 
 #[test]
@@ -56,13 +37,11 @@ fn forward_and_gradient_are_the_definition() {
             .collect();
 
         let (map, vector) = (shape.to_vec(), vec![channels]);
-        let mut shapes = vec![map.clone(), vector.clone(), vector.clone()];
-        let mut inputs: Vec<&[f32]> = vec![&x, &scale, &bias];
+        let mut inputs: Vec<(&[usize], &[f32])> = vec![(&map, &x), (&vector, &scale), (&vector, &bias)];
         if with_residual {
-            shapes.push(map.clone());
-            inputs.push(&residual);
+            inputs.push((&map, &residual));
         }
-        let outputs = run(&BatchNormTrain { epsilon: EPSILON, relu }, &shapes, &inputs);
+        let outputs = run(&BatchNormTrain { epsilon: EPSILON, relu }, &inputs);
         for (name, (actual, expected)) in ["y", "mean", "var"].into_iter().zip(outputs.iter().zip([&y, &mean, &variance])) {
             assert_close(name, shape, actual, expected);
         }
@@ -77,13 +56,11 @@ fn forward_and_gradient_are_the_definition() {
                 f64::from(scale[channel]) * inverse[channel] * (dz[index] - dbias[channel] / count - normalized[index] * dscale[channel] / count)
             })
             .collect();
-        let mut shapes = vec![map.clone(), map.clone(), vector.clone(), vector.clone(), vector];
-        let mut inputs: Vec<&[f32]> = vec![&dy, &x, &scale, &outputs[1], &outputs[2]];
+        let mut inputs: Vec<(&[usize], &[f32])> = vec![(&map, &dy), (&map, &x), (&vector, &scale), (&vector, &outputs[1]), (&vector, &outputs[2])];
         if relu {
-            shapes.push(map);
-            inputs.push(&outputs[0]);
+            inputs.push((&map, &outputs[0]));
         }
-        let gradients = run(&BatchNormTrainGrad { epsilon: EPSILON, relu, residual: with_residual }, &shapes, &inputs);
+        let gradients = run(&BatchNormTrainGrad { epsilon: EPSILON, relu, residual: with_residual }, &inputs);
         assert_eq!(gradients.len(), if with_residual { 4 } else { 3 });
         for (name, (actual, expected)) in ["dx", "dscale", "dbias", "dresidual"].into_iter().zip(gradients.iter().zip([&dx, &dscale, &dbias, &dz])) {
             assert_close(name, shape, actual, expected);

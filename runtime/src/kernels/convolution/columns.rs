@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Geometry, Resources};
+use super::{Geometry, Resources, sum_over_pieces};
 use crate::kernels::channel_last::{from_rows, padded, to_rows};
 use crate::kernels::gemm::{PANEL, Shape, add_transposed_times_rows, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
@@ -12,17 +12,19 @@ use crate::kernels::simd::{load, store};
 /// Output pixels of a piece.
 const PIECE_PIXELS: usize = 96;
 
-/// Elements of rows of all tasks between two rounds of the weight's gradient.
-const ROUND_ELEMENTS: usize = 2 * 1024 * 1024;
-
 /// Input channels up to which the taps of a pixel are gathered one by one: whole vectors would be mostly padding.
 const FEW_CHANNELS: usize = 8;
 
 /// Stands for a place outside the map.
 const OUTSIDE: u32 = u32::MAX;
 
-/// The input pixel under every tap of every output pixel, [out pixels][taps], or [`OUTSIDE`].
-fn pixels_under_taps(geometry: Geometry) -> Vec<u32> {
+/// The input pixel under every tap of every output pixel, [out pixels][taps], or [`OUTSIDE`]; empty where it is the pixel
+/// itself.
+fn pixels_under_taps(plan: Plan) -> Vec<u32> {
+    let geometry = plan.geometry;
+    if plan.is_pointwise() {
+        return Vec::new();
+    }
     let Geometry { stride, padding, kernel, height, width, out_height, out_width, .. } = geometry;
     let mut under = Vec::with_capacity(geometry.out_pixels() * geometry.taps());
     for (y, x) in (0..out_height).flat_map(|y| (0..out_width).map(move |x| (y, x))) {
@@ -152,7 +154,8 @@ fn fill_rows<S: Simd>(simd: S, plan: Plan, under: &[u32], strip: Strip, x: &[f32
 pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
     let Geometry { channels, out, .. } = geometry;
-    let (plan, under) = (Plan::new(geometry, PIECE_PIXELS), pixels_under_taps(geometry));
+    let plan = Plan::new(geometry, PIECE_PIXELS);
+    let under = pixels_under_taps(plan);
     let (row_len, taps) = (plan.row_len(), geometry.taps());
     let mut packed = pool.take(row_len * padded(out));
     for_each(parallel, packed.chunks_exact_mut(row_len * PANEL), |panel, packed| {
@@ -211,7 +214,8 @@ impl WithSimd for Forward<'_> {
 pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
     let Geometry { channels, out, .. } = geometry;
-    let (plan, under) = (Plan::new(geometry, PIECE_PIXELS), pixels_under_taps(geometry));
+    let plan = Plan::new(geometry, PIECE_PIXELS);
+    let under = pixels_under_taps(plan);
     let (channels_padded, out_padded, taps) = (padded(channels), padded(out), geometry.taps());
     // [panel of (tap, channel)][out][PANEL]
     let panel_len = out_padded * PANEL;
@@ -303,24 +307,19 @@ fn add_rows<S: Simd>(simd: S, plan: Plan, under: &[u32], strip: Strip, rows: &[f
 pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
     let Geometry { batch, channels, out, .. } = geometry;
-    let (plan, under) = (Plan::new(geometry, 2 * PIECE_PIXELS), pixels_under_taps(geometry));
+    let plan = Plan::new(geometry, 2 * PIECE_PIXELS);
+    let under = pixels_under_taps(plan);
     let (row_len, out_padded, taps) = (plan.row_len(), padded(out), geometry.taps());
     let piece_len = plan.pixels() * (row_len + out_padded);
     let pieces: Vec<(usize, Strip)> = (0..batch).step_by(plan.images).flat_map(|image| plan.strips().map(move |strip| (image, strip))).collect();
-    let round = (ROUND_ELEMENTS / piece_len).max(1);
 
     let mut sums = pool.take(row_len * out_padded);
-    sums.fill(0.0);
-    let mut values = pool.take(round.min(pieces.len()) * piece_len);
-    for pieces in pieces.chunks(round) {
-        for_each(parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, &(image, strip))| {
-            arch.dispatch(FillPiece { plan, under: &under, image, strip, dy, x, values, pool });
-        })?;
-        let values = &values;
-        for_each(parallel, sums.chunks_exact_mut(PANEL * out_padded), |panel, sums| {
-            arch.dispatch(Accumulate { plan, pieces, panel, values, sums });
-        })?;
-    }
+    let fill = |&(image, strip): &(usize, Strip), values: &mut [f32]| {
+        arch.dispatch(FillPiece { plan, under: &under, image, strip, dy, x, values, pool });
+    };
+    sum_over_pieces(with, &pieces, piece_len, fill, (&mut sums, PANEL * out_padded), |pieces, values, panel, sums| {
+        arch.dispatch(Accumulate { plan, pieces, panel, values, sums });
+    })?;
     let sums = &sums;
     for_each(parallel, dw.chunks_exact_mut(channels * taps), |output, dw| {
         for channel in 0..channels {

@@ -13,8 +13,8 @@ mod tests;
 
 use super::Resources;
 use super::gemm::PANEL;
-use super::operator::{Attributes, Dense};
-use super::parallel::KernelError;
+use super::operator::{Attributes, Dense, Input, Output};
+use super::parallel::{KernelError, for_each};
 
 /// Sizes of a convolution x [batch, channels, height, width] → y [batch, out, out_height, out_width].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +51,10 @@ impl Geometry {
 }
 
 impl Geometry {
-    fn new(window: Window, x: &[usize], out: usize, [out_height, out_width]: [usize; 2]) -> Geometry {
+    /// That of x and y, whose shapes belong together.
+    fn new(window: Window, x: &[usize], y: &[usize]) -> Geometry {
         let Window { kernel, stride, padding } = window;
-        Geometry { batch: x[0], channels: x[1], height: x[2], width: x[3], out, out_height, out_width, kernel, stride, padding }
+        Geometry { batch: x[0], channels: x[1], height: x[2], width: x[3], out: y[1], out_height: y[2], out_width: y[3], kernel, stride, padding }
     }
 }
 
@@ -113,9 +114,9 @@ impl Dense for Forward {
         Ok(vec![vec![x[0], w[0], self.0.output(x[2])?, self.0.output(x[3])?]])
     }
 
-    fn compute(&self, with: &Resources, shapes: &[Vec<usize>], inputs: &[&[f32]], mut outputs: Vec<&mut [f32]>) -> Result<(), KernelError> {
-        let y = self.infer(shapes).map_err(KernelError::Shape)?.remove(0);
-        forward(with, Geometry::new(self.0, &shapes[0], y[1], [y[2], y[3]]), inputs[0], inputs[1], outputs[0])
+    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([x, w], y) = ([inputs[0], inputs[1]], &mut outputs[0]);
+        forward(with, Geometry::new(self.0, x.shape, y.shape), x.data, w.data, y.data)
     }
 }
 
@@ -146,10 +147,9 @@ impl Dense for InputGradient {
         Ok(vec![vec![dy[0], w[1], height, width]])
     }
 
-    fn compute(&self, with: &Resources, shapes: &[Vec<usize>], inputs: &[&[f32]], mut outputs: Vec<&mut [f32]>) -> Result<(), KernelError> {
-        let x = self.infer(shapes).map_err(KernelError::Shape)?.remove(0);
-        let dy = &shapes[0];
-        input_gradient(with, Geometry::new(self.window, &x, dy[1], [dy[2], dy[3]]), inputs[0], inputs[1], outputs[0])
+    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([dy, w], dx) = ([inputs[0], inputs[1]], &mut outputs[0]);
+        input_gradient(with, Geometry::new(self.window, dx.shape, dy.shape), dy.data, w.data, dx.data)
     }
 }
 
@@ -173,10 +173,35 @@ impl Dense for WeightGradient {
         Ok(vec![vec![dy[1], x[1], self.0.kernel, self.0.kernel]])
     }
 
-    fn compute(&self, with: &Resources, shapes: &[Vec<usize>], inputs: &[&[f32]], mut outputs: Vec<&mut [f32]>) -> Result<(), KernelError> {
-        let dy = &shapes[0];
-        weight_gradient(with, Geometry::new(self.0, &shapes[1], dy[1], [dy[2], dy[3]]), inputs[0], inputs[1], outputs[0])
+    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([dy, x], dw) = ([inputs[0], inputs[1]], &mut outputs[0]);
+        weight_gradient(with, Geometry::new(self.0, x.shape, dy.shape), dy.data, x.data, dw.data)
     }
+}
+
+/// Elements of the pieces between two rounds of [`sum_over_pieces`].
+const ROUND_ELEMENTS: usize = 2 * 1024 * 1024;
+
+/// Sums over pieces of the batch, in rounds of as many as the cache holds: every piece is written to `piece_len` elements by
+/// `fill`, then `add` adds those of the round to each part, of `part_len` elements, of `sums`. The order of the additions
+/// does not depend on the threads.
+fn sum_over_pieces<P: Sync>(
+    with: &Resources,
+    pieces: &[P],
+    piece_len: usize,
+    fill: impl Fn(&P, &mut [f32]) + Sync,
+    (sums, part_len): (&mut [f32], usize),
+    add: impl Fn(&[P], &[f32], usize, &mut [f32]) + Sync,
+) -> Result<(), KernelError> {
+    sums.fill(0.0);
+    let round = (ROUND_ELEMENTS / piece_len).clamp(1, pieces.len().max(1));
+    let mut values = with.pool.take(round * piece_len);
+    for pieces in pieces.chunks(round) {
+        for_each(with.parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, piece)| fill(piece, values))?;
+        let values = &values;
+        for_each(with.parallel, sums.chunks_exact_mut(part_len), |part, sums| add(pieces, values, part, sums))?;
+    }
+    Ok(())
 }
 
 /// y = x * w; w [out, channels, kernel, kernel].

@@ -1,15 +1,5 @@
 use super::*;
-use crate::kernels::parallel::Serial;
-use crate::kernels::scratch::ScratchPool;
-
-fn values(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
-}
+use crate::kernels::testing::{distance, run, values};
 
 /// Calls `each` with the indices in x, w and y of every product of the convolution's definition.
 fn products(g: Geometry, mut each: impl FnMut(usize, usize, usize)) {
@@ -32,12 +22,6 @@ fn indices([a, b, c, d]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usiz
 fn geometry(batch: usize, channels: usize, out: usize, [height, width]: [usize; 2], [kernel, stride, padding]: [usize; 3]) -> Geometry {
     let side = |side: usize| (side + 2 * padding - kernel) / stride + 1;
     Geometry { batch, channels, height, width, out, out_height: side(height), out_width: side(width), kernel, stride, padding }
-}
-
-fn error(actual: &[f32], expected: &[f64]) -> f64 {
-    let norm = expected.iter().map(|value| value * value).sum::<f64>().sqrt();
-    let difference = actual.iter().zip(expected).map(|(&actual, expected)| (f64::from(actual) - expected).powi(2)).sum::<f64>().sqrt();
-    difference / norm.max(1e-30)
 }
 
 /// Every size class: tiles cut by the border, one and several images a piece, strips of large maps, padded and few
@@ -65,51 +49,56 @@ fn cases() -> Vec<Geometry> {
     ]
 }
 
-fn check(kernel: impl Fn(&Resources, Geometry, &[f32], &[f32], &[f32]) -> (Vec<f32>, Vec<f64>)) {
-    let pool = ScratchPool::default();
-    // Scratch that is not zero shows what relies on it.
-    pool.take(1 << 20).fill(f32::NAN);
-    let with = Resources { parallel: &Serial, pool: &pool, arch: pulp::Arch::new() };
+/// Tensors of a case: shape and values.
+struct Case {
+    x: (Vec<usize>, Vec<f32>),
+    w: (Vec<usize>, Vec<f32>),
+    dy: (Vec<usize>, Vec<f32>),
+}
+
+/// Compares what `kernel` makes of every case with sums that `term` fills: of one product of the definition, by its
+/// indices in x, w and y.
+fn check(kernel: impl Fn(Window, Geometry, &Case) -> Vec<f32>, len: impl Fn(&Case) -> usize, term: impl Fn(&Case, [usize; 3]) -> (usize, f64)) {
     for g in cases() {
-        let x = values(g.batch * g.channels * g.height * g.width, 1);
-        let w = values(g.out * g.channels * g.kernel * g.kernel, 2);
-        let dy = values(g.batch * g.out * g.out_height * g.out_width, 3);
-        let (actual, expected) = kernel(&with, g, &x, &w, &dy);
-        let error = error(&actual, &expected);
+        let tensor = |shape: [usize; 4], seed| (shape.to_vec(), values(shape.iter().product(), seed));
+        let case = Case {
+            x: tensor([g.batch, g.channels, g.height, g.width], 1),
+            w: tensor([g.out, g.channels, g.kernel, g.kernel], 2),
+            dy: tensor([g.batch, g.out, g.out_height, g.out_width], 3),
+        };
+        let mut expected = vec![0.0; len(&case)];
+        products(g, |x, w, y| {
+            let (place, value) = term(&case, [x, w, y]);
+            expected[place] += value;
+        });
+        let actual = kernel(Window { kernel: g.kernel, stride: g.stride, padding: g.padding }, g, &case);
+        let error = distance(&actual, &expected);
         // Winograd's transforms lose about one digit.
         assert!(error < if g.suits_winograd() { 3e-6 } else { 5e-7 }, "{g:?}: {error:e}");
     }
 }
 
+fn only(mut outputs: Vec<Vec<f32>>) -> Vec<f32> {
+    assert_eq!(outputs.len(), 1);
+    outputs.remove(0)
+}
+
 #[test]
 fn forward_is_the_definition() {
-    check(|with, g, x, w, dy| {
-        let mut expected = vec![0.0; dy.len()];
-        products(g, |x_at, w_at, y_at| expected[y_at] += f64::from(x[x_at]) * f64::from(w[w_at]));
-        let mut y = vec![f32::NAN; dy.len()];
-        forward(with, g, x, w, &mut y).expect("runs");
-        (y, expected)
-    });
+    let kernel = |window, _, case: &Case| only(run(&Forward(window), &[(&case.x.0, &case.x.1), (&case.w.0, &case.w.1)]));
+    check(kernel, |case| case.dy.1.len(), |case, [x, w, y]| (y, f64::from(case.x.1[x]) * f64::from(case.w.1[w])));
 }
 
 #[test]
 fn the_input_gradient_is_the_definition() {
-    check(|with, g, x, w, dy| {
-        let mut expected = vec![0.0; x.len()];
-        products(g, |x_at, w_at, y_at| expected[x_at] += f64::from(dy[y_at]) * f64::from(w[w_at]));
-        let mut dx = vec![f32::NAN; x.len()];
-        input_gradient(with, g, dy, w, &mut dx).expect("runs");
-        (dx, expected)
-    });
+    let kernel = |window, g: Geometry, case: &Case| {
+        only(run(&InputGradient { window, input_size: [g.height, g.width] }, &[(&case.dy.0, &case.dy.1), (&case.w.0, &case.w.1)]))
+    };
+    check(kernel, |case| case.x.1.len(), |case, [x, w, y]| (x, f64::from(case.dy.1[y]) * f64::from(case.w.1[w])));
 }
 
 #[test]
 fn the_weight_gradient_is_the_definition() {
-    check(|with, g, x, w, dy| {
-        let mut expected = vec![0.0; w.len()];
-        products(g, |x_at, w_at, y_at| expected[w_at] += f64::from(dy[y_at]) * f64::from(x[x_at]));
-        let mut dw = vec![f32::NAN; w.len()];
-        weight_gradient(with, g, dy, x, &mut dw).expect("runs");
-        (dw, expected)
-    });
+    let kernel = |window, _, case: &Case| only(run(&WeightGradient(window), &[(&case.dy.0, &case.dy.1), (&case.x.0, &case.x.1)]));
+    check(kernel, |case| case.w.1.len(), |case, [x, w, y]| (w, f64::from(case.dy.1[y]) * f64::from(case.x.1[x])));
 }

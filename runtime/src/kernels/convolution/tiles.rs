@@ -4,7 +4,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::winograd::{OUTPUT, POINTS, Points, Strip, TAPS, gradient_points, input_points, output_rows, weight_gradient as gather, weight_points};
-use super::{Geometry, Resources};
+use super::{Geometry, Resources, sum_over_pieces};
 use crate::kernels::channel_last::{from_rows, padded, to_rows};
 use crate::kernels::gemm::{PANEL, Shape, add_transposed_times_rows, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
@@ -12,9 +12,6 @@ use crate::kernels::scratch::ScratchPool;
 
 /// Elements of points that one task works on: what fits a core's second-level cache beside the weights that pass by.
 const TASK_ELEMENTS: usize = 80 * 1024;
-
-/// Elements of points of all tasks between two rounds of the weight's gradient.
-const ROUND_ELEMENTS: usize = 2 * 1024 * 1024;
 
 /// How a batch of maps is cut: pieces of `images` images, each in strips of `rows` rows of tiles.
 #[derive(Debug, Clone, Copy)]
@@ -207,24 +204,18 @@ pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], 
     let layouts = (Points::new(channels_padded, plan.tiles()), Points::new(out_padded, plan.tiles()));
     let piece_len = layouts.0.len() + layouts.1.len();
     let pieces: Vec<(usize, Strip)> = (0..batch).step_by(plan.images).flat_map(|image| plan.strips().map(move |strip| (image, strip))).collect();
-    let round = (ROUND_ELEMENTS / piece_len).max(1);
 
     // [point][channels][out], no power of two apart.
     let point_len = channels_padded * out_padded + 16;
     let mut sums = pool.take(point_len * POINTS);
-    sums.fill(0.0);
-    let mut values = pool.take(round.min(pieces.len()) * piece_len);
-    for pieces in pieces.chunks(round) {
-        for_each(parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, &(image, strip))| {
-            let images = plan.images.min(batch - image);
-            let part = |maps, channels: usize| maps_of(maps, image, images, channels * pixels);
-            arch.dispatch(Transform { plan, strip, channels, out, x: part(x, channels), dy: part(dy, out), layouts, values, pool });
-        })?;
-        let values = &values;
-        for_each(parallel, sums.chunks_exact_mut(point_len), |point, sums| {
-            arch.dispatch(Accumulate { plan, pieces, batch, point, layouts, values, sums });
-        })?;
-    }
+    let fill = |&(image, strip): &(usize, Strip), values: &mut [f32]| {
+        let images = plan.images.min(batch - image);
+        let part = |maps, channels: usize| maps_of(maps, image, images, channels * pixels);
+        arch.dispatch(Transform { plan, strip, channels, out, x: part(x, channels), dy: part(dy, out), layouts, values, pool });
+    };
+    sum_over_pieces(with, &pieces, piece_len, fill, (&mut sums, point_len), |pieces, values, point, sums| {
+        arch.dispatch(Accumulate { plan, pieces, batch, point, layouts, values, sums });
+    })?;
     let sums = &sums;
     for_each(parallel, dw.chunks_mut(PANEL * channels * TAPS), |panel, dw| {
         arch.dispatch(Gather { channels, out_padded, panel, point_len, sums, dw });

@@ -1,0 +1,68 @@
+//! What the tests of the kernels share.
+
+use super::Resources;
+use super::operator::{Dense, Input, Output};
+use super::parallel::{KernelError, Parallel};
+use super::scratch::ScratchPool;
+
+/// Numbers from −1 to 1 by a formula.
+pub(super) fn values(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Relative L2 distance.
+pub(super) fn distance(actual: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let norm = expected.iter().map(|value| value * value).sum::<f64>().sqrt();
+    let difference = actual.iter().zip(expected).map(|(&actual, expected)| (f64::from(actual) - expected).powi(2)).sum::<f64>().sqrt();
+    difference / norm.max(1e-9)
+}
+
+/// One task after the other.
+struct Serial;
+
+impl Parallel for Serial {
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), KernelError> {
+        (0..tasks).for_each(task);
+        Ok(())
+    }
+}
+
+/// Three threads that take the tasks from the last to the first.
+struct Threads;
+
+impl Parallel for Threads {
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), KernelError> {
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                scope.spawn(move || (0..tasks).rev().filter(|index| index % 3 == thread).for_each(task));
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Runs a kernel, with one thread and with several: both give the same bits.
+pub(super) fn run<K: Dense>(kernel: &K, inputs: &[(&[usize], &[f32])]) -> Vec<Vec<f32>> {
+    let shapes: Vec<Vec<usize>> = inputs.iter().map(|(shape, _)| shape.to_vec()).collect();
+    let sizes = kernel.infer(&shapes).expect("fitting shapes");
+    let inputs: Vec<Input> = inputs.iter().map(|&(shape, data)| Input { shape, data }).collect();
+    let results = [&Serial as &dyn Parallel, &Threads].map(|parallel| {
+        let pool = ScratchPool::default();
+        // Scratch that is not zero shows what relies on it.
+        pool.take(1 << 20).fill(f32::NAN);
+        let with = Resources { parallel, pool: &pool, arch: pulp::Arch::new() };
+        let mut outputs: Vec<Vec<f32>> = sizes.iter().map(|shape| vec![f32::NAN; shape.iter().product()]).collect();
+        kernel.compute(&with, &inputs, outputs.iter_mut().zip(&sizes).map(|(data, shape)| Output { shape, data }).collect()).expect("runs");
+        outputs
+    });
+    let bits = |outputs: &[Vec<f32>]| outputs.iter().flatten().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&results[0]) == bits(&results[1]), "{} depends on the threads", K::NAME);
+    let [serial, _] = results;
+    serial
+}
