@@ -1,5 +1,8 @@
 //! Takes one native training step on the graphs that `graphgen export` wrote and saves what went in and came out, for
-//! `scripts/check_graphs.py`: `cargo run --release -p tests --example dump_step -- GRAPHS FILE.safetensors`
+//! `scripts/check_graphs.py`: `cargo run --release -p tests --example dump_step -- GRAPHS FILE.safetensors [native|functions]`
+//!
+//! `functions` leaves Sinkhorn-Knopp as the only native kernel: what then differs from another program is the program, not
+//! the rounding of other kernels.
 
 use std::path::Path;
 
@@ -7,17 +10,22 @@ use graphgen::artifacts::{INIT_FILE, open};
 use graphgen::weights::load_safetensors;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use runtime::kernels::KernelSet;
 use runtime::session::environment::environment;
-use runtime::train::open_engine;
+use runtime::train::open_engine_with;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [graphs, file] = arguments.as_slice() else { return Err("expected two arguments: GRAPHS FILE.safetensors".into()) };
+    let (graphs, file, kernels) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [graphs, file] | [graphs, file, "native"] => (graphs, file, KernelSet::Native),
+        [graphs, file, "functions"] => (graphs, file, KernelSet::Functions),
+        _ => return Err("expected GRAPHS FILE.safetensors, and perhaps native (the default) or functions".into()),
+    };
     let directory = Path::new(graphs);
     let manifest = open(directory)?;
-    let mut engine = open_engine(&environment()?, directory, &manifest, 0)?;
+    let mut engine = open_engine_with(&environment()?, directory, &manifest, 0, kernels)?;
     engine.load_weights(&load_safetensors(&directory.join(INIT_FILE))?)?;
     let gradients: Vec<String> = manifest.parameters.iter().map(|parameter| format!("grad/{}", parameter.name)).collect();
     for gradient in &gradients {

@@ -42,14 +42,6 @@ struct Outcome {
     tensors: BTreeMap<String, Vec<f32>>,
 }
 
-/// Relative L2 distance: the larger of the projections' root mean square difference and the norms' difference.
-fn distance(name: &str, values: &[f32], golden: &[f64; 1 + PROJECTIONS]) -> f64 {
-    let row = formula::project(name, values.iter().map(|&value| f64::from(value)));
-    assert!(row.iter().all(|value| value.is_finite()), "{name} is not finite");
-    let squares: f64 = row[1..].iter().zip(&golden[1..]).map(|(a, b)| (a - b) * (a - b)).sum();
-    (squares / PROJECTIONS as f64).sqrt().max((row[0] - golden[0]).abs()) / golden[0]
-}
-
 /// The crops of all micro-batches, one buffer a group: micro-batch after micro-batch.
 fn crops(preset: &Preset) -> Vec<Vec<u8>> {
     let mut micro = preset.clone();
@@ -113,7 +105,8 @@ fn a_step_over_four_micro_batches_is_that_of_pytorch() {
             let mut gradients = Vec::new();
             let mut others = Vec::new();
             for (tensor, values) in &outcome.tensors {
-                let distance = distance(tensor, values, &case.tensors[tensor]);
+                let row = formula::project(tensor, values.iter().map(|&value| f64::from(value)));
+                let distance = formula::distance(&row, &case.tensors[tensor]);
                 match tensor.strip_prefix("grad/") {
                     Some(_) if tensor == NOISE => {}
                     Some(_) => gradients.push((distance, tensor)),

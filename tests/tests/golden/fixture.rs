@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::formula::{PROJECTIONS, project};
+use super::formula::{PROJECTIONS, distance, project};
 
 /// Folder of the goldens and of the scripts that write them.
 pub fn path(file: &str) -> PathBuf {
@@ -62,19 +62,6 @@ pub struct Projected {
 impl Projected {
     pub fn new(name: &str, values: impl IntoIterator<Item = f64>) -> Projected {
         Projected { name: name.to_owned(), row: project(name, values) }
-    }
-}
-
-/// Estimated relative L2 distance: the larger of the root mean square of the projections' differences and the
-/// difference of the norms, over the golden's norm. Tensors that should be zero must be.
-pub fn distance(row: &[f64], golden: &[f64]) -> f64 {
-    let squares: f64 = row[1..].iter().zip(&golden[1..]).map(|(a, b)| (a - b) * (a - b)).sum();
-    let difference = (squares / PROJECTIONS as f64).sqrt().max((row[0] - golden[0]).abs());
-    match (difference == 0.0, golden[0]) {
-        (true, _) => 0.0,
-        (false, 0.0) => f64::INFINITY,
-        (false, norm) if difference.is_finite() => difference / norm,
-        _ => f64::INFINITY,
     }
 }
 

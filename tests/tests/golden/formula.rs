@@ -82,6 +82,19 @@ pub fn project(name: &str, values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     [&[f64::sqrt(square)][..], &sums].concat()
 }
 
+/// Estimated relative L2 distance: the larger of the root mean square of the projections' differences and the
+/// difference of the norms, over the golden's norm. Tensors that should be zero must be.
+pub fn distance(row: &[f64], golden: &[f64]) -> f64 {
+    let squares: f64 = row[1..].iter().zip(&golden[1..]).map(|(a, b)| (a - b) * (a - b)).sum();
+    let difference = (squares / PROJECTIONS as f64).sqrt().max((row[0] - golden[0]).abs());
+    match (difference == 0.0, golden[0]) {
+        (true, _) => 0.0,
+        (false, 0.0) => f64::INFINITY,
+        (false, norm) if difference.is_finite() => difference / norm,
+        _ => f64::INFINITY,
+    }
+}
+
 #[test]
 fn values_are_those_of_python() {
     // bits("a", 2), weight("conv1.weight", (1, 2, 1, 1)) and so on in tests/golden/formula.py.

@@ -16,8 +16,8 @@ use runtime::session::environment::environment;
 use runtime::session::{OptimizerState, QueueState, StockEngine};
 use runtime::train::{LearningRate, Trainer, open_engine};
 
-use super::fixture::{Fixture, Projected, distance, distances, overrides};
-use super::formula::{self, project};
+use super::fixture::{Fixture, Projected, distances, overrides};
+use super::formula::{self, distance, project};
 use super::onnx_runtime::{Inputs, in_f64, output};
 
 /// Bound of losses, codes and states in f64.
