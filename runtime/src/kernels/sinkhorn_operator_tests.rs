@@ -4,6 +4,7 @@ use ort::value::Tensor;
 
 use super::*;
 use crate::kernels::{KernelSet, native_operators};
+use crate::session::creating;
 use crate::session::environment::environment;
 
 const SAMPLES: usize = 8;
@@ -13,6 +14,7 @@ const QUEUE: usize = 16;
 fn session(model: &str, level: GraphOptimizationLevel, native: bool) -> Session {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(model);
     let environment = environment().expect("ONNX Runtime is set up");
+    let _creating = creating();
     let mut builder = Session::builder(&environment).expect("builder").with_optimization_level(level).expect("level");
     if native {
         builder = builder.with_operators(native_operators(KernelSet::Functions, Some(1)).expect("domain").expect("an operator")).expect("operators");

@@ -11,5 +11,7 @@ mod stock;
 
 pub use encoder::{Encoder, EncoderOutput};
 pub use options::SessionOptions;
+#[cfg(test)]
+pub(crate) use options::creating;
 pub use state::{EngineError, OptimizerState, QueueState};
 pub use stock::{StepOutput, StockEngine};

@@ -1,12 +1,12 @@
 //! What every session of this program has in common.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::environment::Environment;
 use ort::operator::OperatorDomain;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::EngineError;
 
@@ -19,16 +19,36 @@ pub struct SessionOptions {
     pub operators: Option<Arc<OperatorDomain>>,
 }
 
+/// Held while a session is created. ONNX Runtime keeps one table of operator domains for the whole process, and two threads
+/// that enter the same domain for the first time fail: it asks whether the domain is there and adds it in two steps.
+static CREATING: Mutex<()> = Mutex::new(());
+
+/// Lets no other session be created until it is dropped.
+pub(crate) fn creating() -> MutexGuard<'static, ()> {
+    CREATING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl SessionOptions {
-    /// Loads a graph.
+    /// Loads a graph from a file.
     ///
     /// # Errors
     /// Whatever ONNX Runtime reports, with the graph's file.
     pub(crate) fn open(&self, environment: &Environment, file: &Path) -> Result<Session, EngineError> {
-        self.build(environment, file).map_err(|source| EngineError::Graph { file: file.into(), source })
+        let _creating = creating();
+        let session = self.builder(environment).and_then(|mut builder| builder.commit_from_file(file));
+        session.map_err(|source| EngineError::Graph { file: file.into(), source })
     }
 
-    fn build(&self, environment: &Environment, file: &Path) -> ort::Result<Session> {
+    /// Loads a graph from the bytes of its file.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn open_bytes(&self, environment: &Environment, model: &[u8]) -> ort::Result<Session> {
+        let _creating = creating();
+        self.builder(environment)?.commit_from_memory(model)
+    }
+
+    fn builder(&self, environment: &Environment) -> ort::Result<SessionBuilder> {
         // The CPU provider is registered by ONNX Runtime itself: naming it through `ort` would switch its arena off.
         // Memory patterns can double the memory of the second run and save no time.
         let mut builder = Session::builder(environment)?
@@ -43,6 +63,6 @@ impl SessionOptions {
         if let Some(operators) = &self.operators {
             builder = builder.with_operators(operators.clone())?;
         }
-        builder.commit_from_file(file)
+        Ok(builder)
     }
 }

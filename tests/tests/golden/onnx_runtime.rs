@@ -8,9 +8,9 @@ use graphgen::ir::{Graph, TensorData};
 use graphgen::onnx::{ModelOptions, encode, write_model};
 use graphgen::preset::Target;
 use ndarray::{ArrayD, IxDyn};
-use ort::session::Session;
 use ort::value::{DynValue, Tensor};
 use runtime::kernels::{KernelSet, native_operators};
+use runtime::session::SessionOptions;
 use runtime::session::environment::environment;
 
 /// Inputs by name; those of type f32 may be exact.
@@ -46,13 +46,8 @@ pub fn in_onnx_runtime(graph: &Graph, inputs: &Inputs, variant: Variant) -> BTre
         Variant::Portable => (Target::Portable, None),
     };
     let model = write_model(graph, "golden", &ModelOptions::new(target)).expect("a model");
-    let mut builder = Session::builder(&environment).expect("a session");
-    if let Some(operators) = operators {
-        #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
-        let operators = Arc::new(operators);
-        builder = builder.with_operators(operators).expect("a session with native kernels");
-    }
-    let mut session = builder.commit_from_memory(&encode(&model).expect("a model")).expect("a graph that ONNX Runtime takes");
+    let options = SessionOptions { threads: 1, operators: operators.map(Arc::new) };
+    let mut session = options.open_bytes(&environment, &encode(&model).expect("a model")).expect("a graph that ONNX Runtime takes");
     let tensors: Vec<(String, DynValue)> = graph
         .inputs()
         .iter()
