@@ -47,7 +47,8 @@ pub fn weights_of_run(run: &Path, naming: Naming) -> Result<ExportedWeights, Tra
     Ok(ExportedWeights { bytes, step, torchvision })
 }
 
-fn newest_checkpoint(run: &Path) -> Result<Checkpoint, TrainError> {
+/// A run's newest undamaged checkpoint.
+pub(crate) fn newest_checkpoint(run: &Path) -> Result<Checkpoint, TrainError> {
     let run = RunDirectory::new(run);
     Checkpoint::newest(&run.checkpoints())?.ok_or_else(|| {
         let problem = format!("expected checkpoints in {}, found none; is this a directory that swav-rt train wrote?", run.checkpoints().display());

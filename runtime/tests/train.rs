@@ -70,6 +70,8 @@ impl Folder {
             resume: Resume::Auto,
             init: None,
             threads: 1,
+            probe: None,
+            tensorboard: false,
         }
     }
 

@@ -64,6 +64,8 @@ impl Folder {
             resume: Resume::Auto,
             init,
             threads: 1,
+            probe: None,
+            tensorboard: false,
         }
     }
 

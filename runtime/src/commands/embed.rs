@@ -7,12 +7,12 @@ use clap::ValueEnum;
 use graphgen::weights::write_atomically;
 
 use super::UsageError;
-use super::options::{FeatureOptions, image_bar};
+use super::classification::{features, open_encoder};
+use super::options::FeatureOptions;
+use super::output::Output;
 use crate::data::Dataset;
-use crate::eval::extract;
 use crate::export::{npy, safetensors};
 use crate::session::environment::environment;
-use crate::session::{Encoder, SessionOptions};
 
 /// Writes a row of features for every image, and a .json beside with the images' names and classes in the same order
 #[derive(Debug, clap::Args)]
@@ -31,23 +31,19 @@ pub struct Args {
 ///
 /// # Errors
 /// Images and encoders that cannot be read, and files that cannot be written.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let extension = args.out.extension().unwrap_or_default().to_string_lossy().into_owned();
     if extension != "npy" && extension != "safetensors" {
         return Err(UsageError(format!("--out {}: expected a name ending in .npy or .safetensors", args.out.display())).into());
     }
     let dataset = Arc::new(Dataset::open(&args.data)?);
-    let options = SessionOptions { threads: args.features.threads, operators: None };
-    let mut encoder = Encoder::open(&environment()?, &args.features.encoder, &options)?;
-    let extraction = args.features.extraction(&encoder)?;
-    let bar = image_bar(dataset.len());
-    let features = extract(&mut encoder, &dataset, &extraction, |done| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
+    let mut encoder = open_encoder(&environment()?, &args.features)?;
+    let features = features(&mut encoder, &args.features, &dataset, "images", output)?;
 
     let bytes = if extension == "npy" {
         npy(&features.rows)
     } else {
-        let name = extraction.representation.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let name = args.features.output.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         safetensors(&name, &features.rows)
     };
     let classes = dataset.class_names();
@@ -57,6 +53,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let beside = args.out.with_extension("json");
     write_atomically(&beside, &listing)?;
     write_atomically(&args.out, &bytes)?;
-    println!("{}: f32 [{}, {}], names in {}", args.out.display(), features.rows.nrows(), features.rows.ncols(), beside.display());
+    let (images, width) = features.rows.dim();
+    let value = serde_json::json!({ "features": args.out, "names": beside, "shape": [images, width] });
+    output.result(&value, || format!("{}: f32 [{images}, {width}], names in {}", args.out.display(), beside.display()));
     Ok(())
 }

@@ -1,16 +1,13 @@
 //! `swav-rt eval knn`.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use serde_json::json;
 
-use ort::environment::Environment;
-
-use super::options::{FeatureOptions, image_bar};
-use crate::data::Dataset;
-use crate::eval::knn::{Knn, Labelled, top1};
-use crate::eval::{EvalError, extract};
+use super::classification::{LabelledData, features, open_encoder, per_class_text, scores_json, write_details};
+use super::options::FeatureOptions;
+use super::output::Output;
+use crate::eval::Scores;
+use crate::eval::knn::{Knn, Labelled, classify};
 use crate::session::environment::environment;
-use crate::session::{Encoder, SessionOptions};
 
 /// Settings that are always printed, so that figures can be set beside published ones.
 const STANDARD: [Knn; 4] =
@@ -21,72 +18,54 @@ const STANDARD: [Knn; 4] =
 pub struct Args {
     #[command(flatten)]
     pub(crate) features: FeatureOptions,
-    /// Labelled images to look among: folder of class folders or .tar; may be given several times
-    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
-    pub train: Vec<PathBuf>,
-    /// Labelled images to classify; may be given several times
-    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
-    pub test: Vec<PathBuf>,
-    /// Neighbours of the last line
+    #[command(flatten)]
+    pub(crate) data: LabelledData,
+    /// Neighbours of the last line, whose classes are told apart
     #[arg(long, default_value_t = Knn::default().k)]
     pub k: usize,
     /// Temperature of the last line
     #[arg(long, default_value_t = Knn::default().temperature)]
     pub temperature: f64,
-    /// Use a random subset of this many training images; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub bank: usize,
-    /// Classify a random subset of this many test images; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub limit: usize,
-    /// Seed of the random subsets
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// Unlabelled images, images and encoders that cannot be read.
-pub fn run(args: Args) -> anyhow::Result<()> {
-    let bank = Arc::new(Dataset::open(&args.train)?.subset(args.bank, args.seed));
-    let test = Arc::new(Dataset::open(&args.test)?.subset(args.limit, args.seed));
-    // Before minutes of work: a flat folder cannot be evaluated.
-    for dataset in [&bank, &test] {
-        if let Some(index) = (0..dataset.len()).find(|&index| dataset.label(index).is_none()) {
-            return Err(EvalError::Unlabelled { name: dataset.name(index) }.into());
-        }
-    }
-    let environment = environment()?;
-    let classes = bank.class_names().to_vec();
-    let features = [(&bank, "training"), (&test, "test")].map(|(dataset, name)| labelled(&environment, &args.features, dataset, &classes, name));
-    let [bank, test] = features;
-    let (bank, test) = (bank?, test?);
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
+    let sets = args.data.open()?;
+    let mut encoder = open_encoder(&environment()?, &args.features)?;
+    let mut labelled = |dataset, what| -> anyhow::Result<Labelled> {
+        let features = features(&mut encoder, &args.features, dataset, what, output)?;
+        let labels = features.labels_among(dataset, &sets.classes)?;
+        Ok(Labelled::new(features.rows, labels))
+    };
+    let bank = labelled(&sets.train, "training images")?;
+    let test = labelled(&sets.test, "test images")?;
 
     let chosen = Knn { k: args.k, temperature: args.temperature };
     let mut settings: Vec<Knn> = STANDARD.into_iter().filter(|standard| *standard != chosen).collect();
     settings.push(chosen);
-    let threads = match args.features.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
-    let accuracies = top1(&bank, &test, classes.len(), &settings, threads)?;
-    println!("{} test images among {} training images of {} classes", test.len(), bank.len(), classes.len());
-    for (Knn { k, temperature }, accuracy) in settings.iter().zip(accuracies) {
-        let note = if *k > bank.len() { format!(", all {} training images", bank.len()) } else { String::new() };
-        println!("kNN top-1 (k={k}, temperature {temperature}{note}): {:.2} %", 100.0 * accuracy);
-    }
-    Ok(())
-}
+    let rankings = classify(&bank, &test, sets.classes.len(), &settings, args.features.inputs.thread_count())?;
+    let scores: Vec<Scores> = rankings.iter().map(|rankings| Scores::new(rankings, test.labels(), &sets.classes)).collect();
 
-fn labelled(environment: &Environment, options: &FeatureOptions, dataset: &Arc<Dataset>, classes: &[String], name: &str) -> anyhow::Result<Labelled> {
-    tracing::info!("features of {} {name} images", dataset.len());
-    let session = SessionOptions { threads: options.threads, operators: None };
-    let mut encoder = Encoder::open(environment, &options.encoder, &session)?;
-    let extraction = options.extraction(&encoder)?;
-    let bar = image_bar(dataset.len());
-    let features = extract(&mut encoder, dataset, &extraction, |done| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
-    let labels = features.labels_among(dataset, classes)?;
-    Ok(Labelled::new(features.rows, labels))
+    let mut lines = format!("{} test images among {} training images of {} classes\n", test.len(), bank.len(), sets.classes.len());
+    let mut values = Vec::new();
+    for (Knn { k, temperature }, scores) in settings.iter().zip(&scores) {
+        let note = if *k > bank.len() { format!(", all {} training images", bank.len()) } else { String::new() };
+        lines += &format!("kNN top-1 (k={k}, temperature {temperature}{note}): {:.2} %, top-5 {:.2} %\n", 100.0 * scores.top1(), 100.0 * scores.top5());
+        values.push(json!({ "k": k, "temperature": temperature, "top1": scores.top1(), "top5": scores.top5() }));
+    }
+    let (last, last_rankings) = scores.last().zip(rankings.last()).expect("the chosen setting is there");
+    let mut summary = scores_json(last);
+    summary["k"] = json!(args.k);
+    summary["temperature"] = json!(args.temperature);
+    summary["train_images"] = json!(bank.len());
+    summary["test_images"] = json!(test.len());
+    summary["settings"] = json!(values);
+    if let Some(folder) = &args.data.out {
+        write_details(folder, last, last_rankings, &sets.test, &summary)?;
+    }
+    output.result(&summary, || lines + &per_class_text(last, 20));
+    Ok(())
 }

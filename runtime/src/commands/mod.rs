@@ -2,13 +2,21 @@
 
 pub mod bench_loader;
 pub mod bench_step;
+mod classification;
+pub mod clusters;
 pub mod data_check;
 pub mod data_pack;
 pub mod data_synth;
+pub mod doctor;
 pub mod embed;
 pub mod eval_knn;
+pub mod eval_linear;
 pub mod export;
 mod options;
+pub mod output;
+pub mod plan;
+pub mod report;
+pub mod shell;
 pub mod train;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +29,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// How results and progress are told.
+    #[command(flatten)]
+    pub output: output::Output,
 }
 
 /// Subcommands.
@@ -35,12 +46,24 @@ pub enum Command {
     Embed(embed::Args),
     /// Write the encoder of a run as encoder.onnx
     Export(export::Args),
+    /// Sort images by prototype and show them
+    Clusters(clusters::Args),
+    /// Write a page about a run
+    Report(report::Args),
+    /// Propose settings for your images and this machine
+    Plan(plan::Args),
+    /// Check what training needs
+    Doctor(doctor::Args),
     /// Measure speed
     #[command(subcommand)]
     Bench(Bench),
     /// Make, check and pack data sets
     #[command(subcommand)]
     Data(Data),
+    /// Write a shell's completion script
+    Completions(shell::CompletionsArgs),
+    /// Write man pages
+    Man(shell::ManArgs),
 }
 
 /// `swav-rt eval`.
@@ -48,6 +71,8 @@ pub enum Command {
 pub enum Eval {
     /// Classify test images by their nearest training images
     Knn(eval_knn::Args),
+    /// Classify test images by a linear classifier on frozen features
+    Linear(eval_linear::Args),
 }
 
 /// `swav-rt bench`.
@@ -75,11 +100,22 @@ pub enum Data {
 /// # Errors
 /// Whatever keeps it from being done; a [`UsageError`] or a preset error among the causes means wrong usage.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let output = &cli.output;
     match cli.command {
-        Command::Train(args) => train::run(args),
-        Command::Eval(Eval::Knn(args)) => eval_knn::run(args),
-        Command::Embed(args) => embed::run(args),
+        Command::Train(args) => train::run(args, output),
+        Command::Eval(Eval::Knn(args)) => eval_knn::run(args, output),
+        Command::Eval(Eval::Linear(args)) => eval_linear::run(args, output),
+        Command::Embed(args) => embed::run(args, output),
         Command::Export(args) => export::run(args),
+        Command::Clusters(args) => clusters::run(args, output),
+        Command::Report(args) => report::run(args, output),
+        Command::Plan(args) => plan::run(args, output),
+        Command::Doctor(args) => doctor::run(args, output),
+        Command::Completions(args) => {
+            shell::completions(&args);
+            Ok(())
+        }
+        Command::Man(args) => shell::man(&args),
         Command::Bench(Bench::Loader(args)) => bench_loader::run(args),
         Command::Bench(Bench::Step(args)) => bench_step::run(args),
         Command::Data(Data::Synth(args)) => data_synth::run(args),

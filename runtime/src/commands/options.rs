@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::data::EvalTransform;
+use crate::data::{EvalTransform, thread_count};
 use crate::eval::{Extraction, Representation};
 use crate::session::Encoder;
 
@@ -54,13 +54,7 @@ impl Device {
     }
 }
 
-/// A bar that counts images on a terminal, and nothing elsewhere.
-pub(crate) fn image_bar(images: usize) -> indicatif::ProgressBar {
-    let style = indicatif::ProgressStyle::with_template("{bar:20} {pos}/{len} images · {per_sec} · {eta} left");
-    indicatif::ProgressBar::new(images as u64).with_style(style.expect("the template is valid"))
-}
-
-/// How images become features.
+/// Which features of images, by which encoder.
 #[derive(Debug, Args)]
 pub(crate) struct FeatureOptions {
     /// Exported encoder
@@ -69,6 +63,20 @@ pub(crate) struct FeatureOptions {
     /// Which output of the encoder
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Representation,
+    #[command(flatten)]
+    pub(crate) inputs: InputOptions,
+}
+
+impl FeatureOptions {
+    /// Resolves the options for an encoder: one of a fixed size decides the crop.
+    pub(crate) fn extraction(&self, encoder: &Encoder) -> Result<Extraction, UsageError> {
+        self.inputs.extraction(encoder, self.output)
+    }
+}
+
+/// How images become an encoder's input.
+#[derive(Debug, Args)]
+pub(crate) struct InputOptions {
     /// Shorter side of the resized image, px; images up to 64 px are used as they are unless this or --crop is given
     #[arg(long, value_name = "PX")]
     resize: Option<usize>,
@@ -83,12 +91,17 @@ pub(crate) struct FeatureOptions {
     pub(crate) threads: usize,
     /// Loader threads; 0 for one per core
     #[arg(long, default_value_t = 0)]
-    workers: usize,
+    pub(crate) workers: usize,
 }
 
-impl FeatureOptions {
+impl InputOptions {
+    /// Threads for work outside the encoder.
+    pub(crate) fn thread_count(&self) -> usize {
+        thread_count(self.threads)
+    }
+
     /// Resolves the options for an encoder: one of a fixed size decides the crop.
-    pub(crate) fn extraction(&self, encoder: &Encoder) -> Result<Extraction, UsageError> {
+    pub(crate) fn extraction(&self, encoder: &Encoder, representation: Representation) -> Result<Extraction, UsageError> {
         if self.batch_size == 0 {
             return Err(UsageError("--batch-size: expected at least 1, got 0".into()));
         }
@@ -108,6 +121,6 @@ impl FeatureOptions {
             (None, Some(crop), _) => EvalTransform { resize_px: resize_for(crop), crop_px: crop, as_is_up_to_px: 0 },
             (Some(resize), Some(crop), _) => EvalTransform { resize_px: resize, crop_px: crop, as_is_up_to_px: 0 },
         };
-        Ok(Extraction { representation: self.output, transform, batch_size: self.batch_size, workers: self.workers })
+        Ok(Extraction { representation, transform, batch_size: self.batch_size, workers: self.workers })
     }
 }

@@ -8,8 +8,9 @@ use graphgen::preset::Preset;
 
 use super::UsageError;
 use super::options::{Device, Engine};
+use super::output::Output;
 use crate::session::environment::environment;
-use crate::train::{GraphSource, Resume, TrainOptions, train};
+use crate::train::{GraphSource, ProbeKind, ProbeOptions, Resume, TrainOptions, train};
 
 /// Trains an encoder: graphs, checkpoints, metrics.jsonl and encoder.onnx go into the run directory
 #[derive(Debug, clap::Args)]
@@ -42,6 +43,24 @@ pub struct Args {
     /// Threads of one operator; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Labelled images whose nearest neighbours say every few epochs how good the features are; never trained on
+    #[arg(long, value_name = "PATH", num_args = 1.., requires = "probe_test")]
+    pub probe_train: Vec<PathBuf>,
+    /// Labelled images that the probe classifies
+    #[arg(long, value_name = "PATH", num_args = 1.., requires = "probe_train")]
+    pub probe_test: Vec<PathBuf>,
+    /// Epochs between two probes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub probe_every: u32,
+    /// Classifier of the probe
+    #[arg(long, value_enum, default_value_t)]
+    pub probe_kind: ProbeKind,
+    /// Use a random subset of this many images of each probe set; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub probe_limit: usize,
+    /// Also write event files for TensorBoard into RUN/tensorboard
+    #[arg(long)]
+    pub tensorboard: bool,
     /// What runs the graphs
     #[arg(long, value_enum, default_value_t = Engine::Stock)]
     pub(crate) engine: Engine,
@@ -54,7 +73,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Whatever keeps the run from starting, before anything is written, or stops it.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     args.engine.check()?;
     args.provider.check()?;
     let source = match (args.preset, args.graphs) {
@@ -70,14 +89,34 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "never" => Resume::Never,
         path => Resume::From(path.into()),
     };
+    let probe = (!args.probe_train.is_empty()).then_some(ProbeOptions {
+        train: args.probe_train,
+        test: args.probe_test,
+        every_epochs: args.probe_every as usize,
+        kind: args.probe_kind,
+        limit: args.probe_limit,
+    });
     let environment = environment()?;
     let run = args.out.clone();
-    let options = TrainOptions { source, data: args.data, run: args.out, max_steps: args.max_steps, resume, init: args.init, threads: args.threads };
+    let options = TrainOptions {
+        source,
+        data: args.data,
+        run: args.out,
+        max_steps: args.max_steps,
+        resume,
+        init: args.init,
+        threads: args.threads,
+        probe,
+        tensorboard: args.tensorboard,
+    };
     let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;
-    match &summary.last {
-        Some(last) => println!("step {} of {}: loss {:.4}, {:.3} of ln K", summary.steps, summary.total_steps, last.loss, last.loss_over_ln_k),
-        None => println!("step {} of {}: no step taken", summary.steps, summary.total_steps),
-    }
-    println!("{}", summary.encoder.display());
+    let value = serde_json::json!({ "steps": summary.steps, "total_steps": summary.total_steps, "last": summary.last, "encoder": summary.encoder });
+    output.result(&value, || {
+        let last = match &summary.last {
+            Some(last) => format!("loss {:.4}, {:.3} of ln K", last.loss, last.loss_over_ln_k),
+            None => "no step taken".into(),
+        };
+        format!("step {} of {}: {last}\n{}", summary.steps, summary.total_steps, summary.encoder.display())
+    });
     Ok(())
 }

@@ -205,6 +205,15 @@ impl Dataset {
         &self.entries[index].name
     }
 
+    /// The image's file; `None` for a member of an archive.
+    ///
+    /// # Panics
+    /// If `index` ≥ [`len`](Self::len).
+    pub fn file(&self, index: usize) -> Option<PathBuf> {
+        let entry = &self.entries[index];
+        entry.place.is_none().then(|| self.sources[entry.source].path.join(&entry.name))
+    }
+
     /// Index of the image's class; `None` in a flat folder.
     ///
     /// # Panics

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::error::DataError;
 
 /// Threads for a setting of which 0 means one per core.
-pub(super) fn thread_count(workers: usize) -> usize {
+pub(crate) fn thread_count(workers: usize) -> usize {
     match workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -13,7 +13,7 @@ pub(super) fn thread_count(workers: usize) -> usize {
 }
 
 /// Calls `work` with a thread's own state for each of `indices`; the results come in the order of the indices.
-pub(super) fn for_each_image<S: Default, T: Send>(
+pub(crate) fn for_each_image<S: Default, T: Send>(
     indices: std::ops::Range<usize>,
     workers: usize,
     work: impl Fn(&mut S, usize) -> T + Sync,

@@ -43,6 +43,7 @@ pub use batch::Batch;
 pub use broken::BrokenPolicy;
 pub use dataset::Dataset;
 pub use decode::{DEFAULT_PIXEL_LIMIT, DecodeOptions, RgbImage, decode_rgb, decode_rgb_into};
+pub(crate) use each::{for_each_image, thread_count};
 pub use error::DataError;
 pub use eval_batches::{EvalBatch, EvalBatches, load_eval_batches};
 pub use eval_transform::{EvalImage, EvalTransform};

@@ -16,6 +16,8 @@ pub enum Purpose {
     Subset = 4,
     /// Synthetic images.
     Synth = 5,
+    /// Initial weights of a linear classifier.
+    Classifier = 6,
 }
 
 /// A generator whose numbers are a function of `(seed, purpose, epoch, index)` alone, whatever thread asks and whenever.

@@ -44,6 +44,8 @@ pub struct Features {
     pub rows: Array2<f32>,
     /// Class of each image; `None` in flat folders.
     pub labels: Vec<Option<usize>>,
+    /// Height and width of the images as the encoder saw them, px.
+    pub size_px: [usize; 2],
 }
 
 /// Encodes every image; `progress` is called with the number of images done.
@@ -54,6 +56,7 @@ pub fn extract(encoder: &mut Encoder, dataset: &Arc<Dataset>, options: &Extracti
     let batch_size = encoder.static_batch().unwrap_or(options.batch_size);
     let mut data = Vec::new();
     let mut labels = Vec::with_capacity(dataset.len());
+    let mut size_px = [0, 0];
     for batch in load_eval_batches(Arc::clone(dataset), options.transform, batch_size, options.workers)? {
         let batch = batch?;
         let output = encoder.run(&batch.data, [batch.indices.len(), batch.height, batch.width])?;
@@ -63,11 +66,12 @@ pub fn extract(encoder: &mut Encoder, dataset: &Arc<Dataset>, options: &Extracti
         };
         data.extend(rows);
         labels.extend(batch.labels);
+        size_px = [batch.height, batch.width];
         progress(labels.len());
     }
     let width = data.len().checked_div(labels.len()).unwrap_or(0);
     let rows = Array2::from_shape_vec((labels.len(), width), data).expect("every image has a row of one width");
-    Ok(Features { rows, labels })
+    Ok(Features { rows, labels, size_px })
 }
 
 impl Features {

@@ -5,7 +5,8 @@
 
 use ndarray::{Array2, ArrayView1, Axis};
 
-use super::EvalError;
+use super::scores::rank;
+use super::{EvalError, Rankings};
 
 /// Test images of one unit of work.
 const BLOCK: usize = 128;
@@ -54,19 +55,25 @@ impl Labelled {
         self.labels.len()
     }
 
+    /// Class of each image.
+    pub fn labels(&self) -> &[usize] {
+        &self.labels
+    }
+
     /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 }
 
-/// Share of the test images, 0 to 1, whose class each setting predicts. A `k` beyond the bank uses all of it.
+/// The classes with the most votes for each test image, for each setting. Only classes with a vote are ranked; of equal
+/// votes, the first class leads. A `k` beyond the bank uses all of it.
 ///
 /// The result does not depend on the number of threads.
 ///
 /// # Errors
 /// No images, features of different lengths, settings out of range.
-pub fn top1(bank: &Labelled, test: &Labelled, classes: usize, settings: &[Knn], threads: usize) -> Result<Vec<f64>, EvalError> {
+pub fn classify(bank: &Labelled, test: &Labelled, classes: usize, settings: &[Knn], threads: usize) -> Result<Vec<Rankings>, EvalError> {
     let invalid = |setting, problem: String| Err(EvalError::Setting { setting, problem });
     if bank.is_empty() || test.is_empty() {
         return invalid("kNN", format!("expected images in both sets, got {} for training and {} for testing", bank.len(), test.len()));
@@ -85,50 +92,42 @@ pub fn top1(bank: &Labelled, test: &Labelled, classes: usize, settings: &[Knn], 
     }
     let blocks: Vec<usize> = (0..test.len()).step_by(BLOCK).collect();
     let share = blocks.len().div_ceil(threads.max(1));
-    let hits = std::thread::scope(|scope| {
-        let threads: Vec<_> = blocks
-            .chunks(share)
-            .map(|blocks| {
-                scope.spawn(move || {
-                    let mut hits = vec![0usize; settings.len()];
-                    for &start in blocks {
-                        count_hits(bank, test, start, classes, settings, &mut hits);
-                    }
-                    hits
-                })
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).fold(
-            vec![0usize; settings.len()],
-            |mut total, hits| {
-                total.iter_mut().zip(hits).for_each(|(total, hits)| *total += hits);
-                total
-            },
-        )
+    let mut rankings: Vec<Rankings> = settings.iter().map(|_| Vec::with_capacity(test.len())).collect();
+    std::thread::scope(|scope| {
+        let work = |blocks: &[usize]| blocks.iter().map(|&start| rank_block(bank, test, start, classes, settings)).collect::<Vec<_>>();
+        let threads: Vec<_> = blocks.chunks(share).map(|blocks| scope.spawn(move || work(blocks))).collect();
+        for thread in threads {
+            for block in thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                rankings.iter_mut().zip(block).for_each(|(all, block)| all.extend(block));
+            }
+        }
     });
-    Ok(hits.into_iter().map(|hits| hits as f64 / test.len() as f64).collect())
+    Ok(rankings)
 }
 
-fn count_hits(bank: &Labelled, test: &Labelled, start: usize, classes: usize, settings: &[Knn], hits: &mut [usize]) {
+/// Rankings of the test images of one block, for each setting.
+fn rank_block(bank: &Labelled, test: &Labelled, start: usize, classes: usize, settings: &[Knn]) -> Vec<Rankings> {
     let end = (start + BLOCK).min(test.len());
     let similarities = test.rows.slice(ndarray::s![start..end, ..]).dot(&bank.rows.t());
     let most = settings.iter().map(|knn| knn.k).max().unwrap_or(0).min(bank.len());
-    for (row, &label) in similarities.axis_iter(Axis(0)).zip(&test.labels[start..end]) {
+    let mut rankings: Vec<Rankings> = settings.iter().map(|_| Vec::with_capacity(end - start)).collect();
+    for row in similarities.axis_iter(Axis(0)) {
         let nearest = nearest(row, most);
-        for (knn, hits) in settings.iter().zip(hits.iter_mut()) {
+        for (knn, rankings) in settings.iter().zip(&mut rankings) {
             let mut votes = vec![0.0; classes];
             for &index in nearest.iter().take(knn.k) {
                 votes[bank.labels[index]] += (f64::from(row[index]) / knn.temperature).exp();
             }
-            // Of equal votes, the first class.
-            let best = votes.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (class, &vote)| if vote > best.1 { (class, vote) } else { best });
-            *hits += usize::from(best.0 == label);
+            let mut ranking = rank(votes.iter().copied());
+            ranking.retain(|&class| votes[class] > 0.0);
+            rankings.push(ranking);
         }
     }
+    rankings
 }
 
 /// Indices of the `count` largest similarities, the largest first; of equal ones, the smaller index first.
-fn nearest(similarities: ArrayView1<f32>, count: usize) -> Vec<usize> {
+pub(crate) fn nearest(similarities: ArrayView1<f32>, count: usize) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..similarities.len()).collect();
     let by_similarity = |a: &usize, b: &usize| similarities[*b].total_cmp(&similarities[*a]).then(a.cmp(b));
     if count < indices.len() {
@@ -151,7 +150,8 @@ mod tests {
         let bank = Labelled::new(array![[2.0, 0.0], [0.8, 0.6], [0.8, -0.6]], vec![0, 1, 1]);
         let test = Labelled::new(array![[5.0, 0.0]], vec![0]);
         let settings = [(3, 0.1), (3, 1.0), (1, 1.0), (200, 0.1)].map(|(k, temperature)| Knn { k, temperature });
-        assert_eq!(top1(&bank, &test, 2, &settings, 1).expect("valid"), [1.0, 0.0, 1.0, 1.0]);
+        let rankings = classify(&bank, &test, 3, &settings, 1).expect("valid");
+        assert_eq!(rankings, [vec![vec![0, 1]], vec![vec![1, 0]], vec![vec![0]], vec![vec![0, 1]]]);
     }
 
     #[test]
@@ -161,19 +161,20 @@ mod tests {
     }
 
     #[test]
-    fn the_accuracy_does_not_depend_on_threads() {
+    fn the_rankings_do_not_depend_on_threads() {
         let rows = |count: usize, salt: usize| Array2::from_shape_fn((count, 5), |(i, j)| ((i * 31 + j * 17 + salt) % 23) as f32 - 11.0);
         let bank = Labelled::new(rows(400, 1), (0..400).map(|index| index % 7).collect());
         let test = Labelled::new(rows(300, 4), (0..300).map(|index| index % 7).collect());
-        let one = top1(&bank, &test, 7, &[Knn::default()], 1).expect("valid");
-        assert_eq!(one, top1(&bank, &test, 7, &[Knn::default()], 3).expect("valid"));
-        assert!(one[0] > 0.0 && one[0] < 1.0);
+        let one = classify(&bank, &test, 7, &[Knn::default()], 1).expect("valid");
+        assert_eq!(one, classify(&bank, &test, 7, &[Knn::default()], 3).expect("valid"));
+        assert_eq!(one[0].len(), 300);
+        assert!((1..7).any(|class| one[0].iter().any(|ranking| ranking[0] == class)), "not all alike");
     }
 
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let some = Labelled::new(array![[1.0]], vec![0]);
-        let check = |k, temperature| top1(&some, &some, 1, &[Knn { k, temperature }], 1).expect_err("invalid").to_string();
+        let check = |k, temperature| classify(&some, &some, 1, &[Knn { k, temperature }], 1).expect_err("invalid").to_string();
         assert!(check(0, 0.07).contains("--k"));
         assert!(check(1, 0.0).contains("--temperature"));
     }

@@ -33,7 +33,21 @@ impl Encoder {
     /// # Errors
     /// Files that are no graphs, and graphs with other inputs or outputs.
     pub fn open(environment: &Environment, file: &Path, options: &SessionOptions) -> Result<Encoder, EngineError> {
-        let session = options.open(environment, file)?;
+        Encoder::of(options.open(environment, file)?, file)
+    }
+
+    /// As [`open`](Self::open), from the bytes of the file, weights inside.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(environment: &Environment, model: &[u8], options: &SessionOptions) -> Result<Encoder, EngineError> {
+        let file = Path::new("the run's encoder");
+        let session = options.open_bytes(environment, model).map_err(|source| EngineError::Graph { file: file.into(), source })?;
+        Encoder::of(session, file)
+    }
+
+    /// Checks a session's inputs and outputs; `file` is for messages.
+    fn of(session: Session, file: &Path) -> Result<Encoder, EngineError> {
         let contract = |problem: String| EngineError::Contract { graph: file.display().to_string(), problem };
         for name in ["features", "embedding"] {
             if !session.outputs().iter().any(|output| output.name() == name) {

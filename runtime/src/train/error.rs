@@ -6,6 +6,7 @@ use graphgen::artifacts::ArtifactError;
 use graphgen::weights::WeightsError;
 
 use crate::data::DataError;
+use crate::eval::EvalError;
 use crate::session::EngineError;
 
 /// Why a training run stopped or did not start.
@@ -17,6 +18,9 @@ pub enum TrainError {
     /// The loader failed.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A probe failed.
+    #[error("probe: {0}")]
+    Probe(#[from] EvalError),
     /// Graphs could not be written or read.
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),

@@ -11,9 +11,10 @@ use graphgen::weights::{load_safetensors, write_atomically};
 use ort::environment::Environment;
 
 use super::checkpoint::{self, Checkpoint};
+use super::observer::Observer;
 use super::progress::Progress;
 use super::run::differences;
-use super::{InitRecord, MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
+use super::{InitRecord, MetricsLog, Probe, ProbeOptions, RunDirectory, StepMetrics, TrainError, Trainer};
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 use crate::kernels::{KernelSet, native_operators};
 use crate::session::{EngineError, SessionOptions, StockEngine};
@@ -73,6 +74,10 @@ pub struct TrainOptions {
     pub init: Option<PathBuf>,
     /// Threads of one operator; 0 for one a core.
     pub threads: usize,
+    /// Labelled images to probe the features with, if any.
+    pub probe: Option<ProbeOptions>,
+    /// Whether TensorBoard's event files are written.
+    pub tensorboard: bool,
 }
 
 /// How a run ended.
@@ -138,6 +143,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     };
     let loader = Loader::new(Arc::clone(&dataset), config)?;
     run.check(preset)?;
+    let probe = options.probe.as_ref().map(|probe| Probe::open(probe, preset.train.seed, options.threads)).transpose()?;
     let fingerprint = dataset.fingerprint();
     let start = find_checkpoint(&run, &options.resume)?;
     if let Some(checkpoint) = &start {
@@ -171,6 +177,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
         }
     }
     checkpoint::clean(&run.checkpoints(), first_step)?;
+    let mut observer = Observer::start(environment, options, &run, &dataset, probe, (steps_per_epoch, first_step))?;
     let mut log = MetricsLog::open(&run.metrics(), first_step)?;
     tracing::info!(
         "{} images, {steps_per_epoch} steps an epoch, {} epochs; steps {first_step} to {last_step} of {total_steps}",
@@ -200,7 +207,10 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
             let report = trainer.step(&crops)?;
             let now = Instant::now();
             let seconds = now.duration_since(std::mem::replace(&mut ended, now)).as_secs_f64();
-            let metrics = StepMetrics::new(&report, ln_k, preset.train.batch_size as f64 / seconds, batch.waited().as_secs_f64());
+            let mut metrics = StepMetrics::new(&report, ln_k, preset.train.batch_size as f64 / seconds, batch.waited().as_secs_f64());
+            observer.step(&mut metrics, &trainer, &batch)?;
+            // What is observed takes no training time.
+            ended = Instant::now();
             log.write(&metrics)?;
             progress.step(&metrics);
             last = Some(metrics);

@@ -40,6 +40,12 @@ pub struct StepMetrics {
     /// Whether the queue is full and so takes part in the codes; absent without a queue.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub queue_active: Option<bool>,
+    /// Top-1 accuracy of the kNN probe, 0 to 1; only on the steps after which it was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe_knn: Option<f64>,
+    /// Top-1 accuracy of the linear probe, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe_linear: Option<f64>,
 }
 
 impl StepMetrics {
@@ -60,6 +66,8 @@ impl StepMetrics {
             grad_norm: stat("grad_norm"),
             queue_filled: report.queue.map(|(filled, _)| filled),
             queue_active: report.queue.map(|(filled, length)| filled == length as i64),
+            probe_knn: None,
+            probe_linear: None,
         }
     }
 }

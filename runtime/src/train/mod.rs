@@ -1,19 +1,25 @@
 //! Training: schedule, step, checkpoints, metrics and the run directory that holds them.
 
 pub mod checkpoint;
+mod crop_grid;
 mod error;
 mod fit;
 mod init;
 mod metrics;
+mod observer;
+mod probe;
 mod progress;
 mod run;
 mod schedule;
+mod tensorboard;
 mod trainer;
 
 pub use error::TrainError;
 pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, open_engine_with, train};
 pub use init::InitRecord;
 pub use metrics::{MetricsLog, StepMetrics};
+pub use probe::{Probe, ProbeKind, ProbeOptions, ProbeScores};
 pub use run::RunDirectory;
 pub use schedule::LearningRate;
+pub use tensorboard::EventFile;
 pub use trainer::{StepReport, Trainer};

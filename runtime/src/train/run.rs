@@ -48,6 +48,26 @@ impl RunDirectory {
         self.root.join("metrics.jsonl")
     }
 
+    /// The resolved settings.
+    pub fn preset(&self) -> PathBuf {
+        self.root.join(PRESET)
+    }
+
+    /// Program, library, machine and data of the last start.
+    pub fn environment(&self) -> PathBuf {
+        self.root.join("environment.json")
+    }
+
+    /// A picture of augmented crops of the first step.
+    pub fn crops(&self) -> PathBuf {
+        self.root.join("crops.jpg")
+    }
+
+    /// TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.root.join("tensorboard")
+    }
+
     /// Images that could not be read, a line each.
     pub fn broken_images(&self) -> PathBuf {
         self.root.join("broken-images.txt")

@@ -1,0 +1,36 @@
+//! The computer that the program runs on.
+
+use serde::Serialize;
+use sysinfo::System;
+
+/// What is worth knowing beside a measurement.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Machine {
+    /// Operating system with its version.
+    pub system: String,
+    /// Processor.
+    pub processor: String,
+    /// Processors that the program may use.
+    pub cores: usize,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Memory that is free for use, bytes.
+    pub available_bytes: u64,
+}
+
+impl Machine {
+    /// Asks the operating system.
+    pub fn read() -> Machine {
+        let mut system = System::new();
+        system.refresh_memory();
+        system.refresh_cpu_all();
+        let processor = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default();
+        Machine {
+            system: System::long_os_version().unwrap_or_else(|| std::env::consts::OS.into()),
+            processor: if processor.is_empty() { std::env::consts::ARCH.into() } else { processor },
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory.min(system.total_memory())),
+            available_bytes: system.cgroup_limits().map_or(system.available_memory(), |limits| limits.free_memory.min(system.available_memory())),
+        }
+    }
+}
