@@ -66,12 +66,13 @@ impl Operator for SinkhornKnopp {
         vec![log.slice_axis(Axis(0), NdSlice::from(rows - batch..rows)).mapv(f64::exp)]
     }
 
-    /// With u over prototypes and v over samples: `u ← −ln Σ_samples e^(s/ε + v)`, `v ← −ln Σ_prototypes e^(s/ε + u)`.
+    /// With u over prototypes and v over samples: `u ← −ln Σ_samples e^(s/ε + v)`, `v ← −ln Σ_prototypes e^(s/ε + u)`, in
+    /// f64: the rounding of a logarithm is the relative error of a code, and logarithms grow with 1/ε.
     fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
         let mut g = Graph::new();
         let scores = g.input("scores", inputs[0].clone());
         let batch = inputs[0].shape[0];
-        let (all, mut v) = if let [_, queue_ty, filled_ty] = inputs {
+        let (all, mut samples) = if let [_, queue_ty, filled_ty] = inputs {
             let length = queue_ty.shape[0];
             let queue = g.input("queue_scores", (*queue_ty).clone());
             let filled = g.input("filled", (*filled_ty).clone());
@@ -81,10 +82,12 @@ impl Operator for SinkhornKnopp {
         } else {
             (scores, None)
         };
-        let log = g.scale(all, 1.0 / self.epsilon)?;
-        let (mut u, mut sample_weights) = (None, v.as_mut().map(|samples| samples.exclude(&mut g)).transpose()?);
+        let all = g.cast(all, DType::F64)?;
+        let epsilon = wide_scalar(&mut g, self.epsilon)?;
+        let log = g.div(all, epsilon)?;
+        let (mut u, mut v) = (None, samples.as_mut().map(|samples| samples.exclude(&mut g)).transpose()?);
         for _ in 0..self.iterations {
-            let weighted = match sample_weights {
+            let weighted = match v {
                 Some(v) => g.add(log, v)?,
                 None => log,
             };
@@ -92,7 +95,7 @@ impl Operator for SinkhornKnopp {
             let weighted = g.add(log, new_u)?;
             let new_v = negative_log_sum_exp(&mut g, weighted, 1)?;
             u = Some(new_u);
-            sample_weights = Some(match v.as_mut() {
+            v = Some(match samples.as_mut() {
                 Some(samples) => {
                     samples.log_weight = Some(new_v);
                     samples.exclude(&mut g)?
@@ -102,10 +105,11 @@ impl Operator for SinkhornKnopp {
         }
         let rows = inputs.get(1).map_or(0, |queue| queue.shape[0]);
         let log = g.rows(log, rows, rows + batch)?;
-        let v = g.rows(sample_weights.expect("at least one iteration"), rows, rows + batch)?;
+        let v = g.rows(v.expect("at least one iteration"), rows, rows + batch)?;
         let scaled = g.add(log, u.expect("at least one iteration"))?;
         let log_codes = g.add(scaled, v)?;
         let codes = g.exp(log_codes)?;
+        let codes = g.cast(codes, DType::F32)?;
         g.output("codes", codes);
         Ok(Some(g))
     }
@@ -125,14 +129,23 @@ impl Samples {
         let rows = self.length + self.batch;
         let weights = match self.log_weight {
             Some(weights) => weights,
-            None => g.constant(vec![rows, 1], TensorData::F32(vec![0.0; rows])),
+            None => {
+                let zeros = g.constant(vec![rows, 1], TensorData::F32(vec![0.0; rows]));
+                g.cast(zeros, DType::F64)?
+            }
         };
         let queue = g.rows(weights, 0, self.length)?;
-        let excluded = g.scalar(EXCLUDED, 2);
+        let excluded = wide_scalar(g, EXCLUDED)?;
         let queue = g.apply(Where, &[self.takes_part, queue, excluded])?;
         let batch = g.rows(weights, self.length, rows)?;
         g.concat(&[queue, batch], 0)
     }
+}
+
+/// A constant [1, 1] in f64, as exact as f32 holds it: attributes are f32 too.
+fn wide_scalar(g: &mut Graph, value: f64) -> Result<ValueId, GraphError> {
+    let scalar = g.scalar(value, 2);
+    g.cast(scalar, DType::F64)
 }
 
 fn negative_log_sum_exp(g: &mut Graph, x: ValueId, axis: usize) -> Result<ValueId, GraphError> {

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum DType {
     /// 32-bit float.
     F32,
+    /// 64-bit float: what f32 is too coarse for, inside a function's body.
+    F64,
     /// 8-bit unsigned integer: pixels.
     U8,
     /// 64-bit signed integer: indices and counters.
@@ -21,7 +23,7 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::U8 | DType::Bool => 1,
-            DType::I64 => 8,
+            DType::F64 | DType::I64 => 8,
         }
     }
 }
@@ -30,6 +32,7 @@ impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             DType::F32 => "f32",
+            DType::F64 => "f64",
             DType::U8 => "u8",
             DType::I64 => "i64",
             DType::Bool => "bool",

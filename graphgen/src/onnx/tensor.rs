@@ -11,6 +11,7 @@ use crate::ops::Attribute;
 pub(crate) fn data_type(dtype: DType) -> i32 {
     let data_type = match dtype {
         DType::F32 => tensor_proto::DataType::Float,
+        DType::F64 => tensor_proto::DataType::Double,
         DType::U8 => tensor_proto::DataType::Uint8,
         DType::I64 => tensor_proto::DataType::Int64,
         DType::Bool => tensor_proto::DataType::Bool,

@@ -34,7 +34,7 @@ impl Operator for Cast {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         vec![match self.to {
-            DType::F32 => inputs[0].clone(),
+            DType::F32 | DType::F64 => inputs[0].clone(),
             DType::Bool => inputs[0].mapv(|x| f64::from(u8::from(x != 0.0))),
             DType::U8 | DType::I64 => inputs[0].mapv(f64::trunc),
         }]

@@ -208,6 +208,7 @@ fn tensor(input: &Input) -> ort::Result<DynValue> {
     let (shape, values) = (input.ty.shape.clone(), input.values.iter());
     Ok(match input.ty.dtype {
         DType::F32 => Tensor::from_array((shape, values.map(|&value| value as f32).collect::<Vec<_>>()))?.into_dyn(),
+        DType::F64 => Tensor::from_array((shape, values.copied().collect::<Vec<_>>()))?.into_dyn(),
         DType::U8 => Tensor::from_array((shape, values.map(|&value| value as u8).collect::<Vec<_>>()))?.into_dyn(),
         DType::I64 => Tensor::from_array((shape, values.map(|&value| value as i64).collect::<Vec<_>>()))?.into_dyn(),
         DType::Bool => Tensor::from_array((shape, values.map(|&value| value != 0.0).collect::<Vec<_>>()))?.into_dyn(),
@@ -218,6 +219,9 @@ fn array(value: &DynValue) -> Result<Input, Box<dyn std::error::Error>> {
     let dims = |shape: &[i64]| shape.iter().map(|&dim| dim as usize).collect::<Vec<_>>();
     if let Ok((shape, data)) = value.try_extract_tensor::<f32>() {
         return Ok(Input::new(DType::F32, &dims(shape), data.iter().map(|&value| value.into()).collect()));
+    }
+    if let Ok((shape, data)) = value.try_extract_tensor::<f64>() {
+        return Ok(Input::new(DType::F64, &dims(shape), data.to_vec()));
     }
     if let Ok((shape, data)) = value.try_extract_tensor::<i64>() {
         return Ok(Input::new(DType::I64, &dims(shape), data.iter().map(|&value| value as f64).collect()));

@@ -2,9 +2,9 @@
 //!
 //! All of them turn small pieces of the maps to channels-last rows in the cache, multiply there with the whole batch
 //! merged, and turn the results back. 3x3 convolutions of stride 1 multiply Winograd's points ([`tiles`]), all others
-//! columns of taps ([`columns`]).
+//! tap by tap ([`taps`]).
 
-mod columns;
+mod taps;
 mod tiles;
 mod winograd;
 
@@ -206,15 +206,15 @@ fn sum_over_pieces<P: Sync>(
 
 /// y = x * w; w [out, channels, kernel, kernel].
 pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
-    if geometry.suits_winograd() { tiles::forward(with, geometry, x, w, y) } else { columns::forward(with, geometry, x, w, y) }
+    if geometry.suits_winograd() { tiles::forward(with, geometry, x, w, y) } else { taps::forward(with, geometry, x, w, y) }
 }
 
 /// dx from dy and w.
 pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
-    if geometry.suits_winograd() { tiles::input_gradient(with, geometry, dy, w, dx) } else { columns::input_gradient(with, geometry, dy, w, dx) }
+    if geometry.suits_winograd() { tiles::input_gradient(with, geometry, dy, w, dx) } else { taps::input_gradient(with, geometry, dy, w, dx) }
 }
 
 /// dw from dy and x.
 pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
-    if geometry.suits_winograd() { tiles::weight_gradient(with, geometry, dy, x, dw) } else { columns::weight_gradient(with, geometry, dy, x, dw) }
+    if geometry.suits_winograd() { tiles::weight_gradient(with, geometry, dy, x, dw) } else { taps::weight_gradient(with, geometry, dy, x, dw) }
 }

@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 use super::winograd::{OUTPUT, POINTS, Points, Strip, TAPS, gradient_points, input_points, output_rows, weight_gradient as gather, weight_points};
 use super::{Geometry, Resources, sum_over_pieces};
 use crate::kernels::channel_last::{from_rows, padded, to_rows};
-use crate::kernels::gemm::{PANEL, Shape, add_transposed_times_rows, rows_times_panels};
+use crate::kernels::gemm::{PANEL, Shape, add_outer_products, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
 
@@ -284,8 +284,9 @@ impl WithSimd for Accumulate<'_> {
         let Accumulate { plan, pieces, batch, point, layouts: (x, dy), values, sums } = self;
         for (&(image, strip), values) in pieces.iter().zip(values.chunks_exact(x.len() + dy.len())) {
             let (x_values, dy_values) = values.split_at(x.len());
-            let shape = Shape { m: x.channels, n: dy.channels, k: plan.images.min(batch - image) * strip.tiles(), a_stride: x.channels, c_stride: dy.channels };
-            add_transposed_times_rows(simd, shape, dy.channels, &x_values[point * x.stride..], &dy_values[point * dy.stride..], sums);
+            let tiles = plan.images.min(batch - image) * strip.tiles();
+            let pairs = x_values[point * x.stride..].chunks(x.channels).zip(dy_values[point * dy.stride..].chunks(dy.channels)).take(tiles);
+            add_outer_products(simd, (x.channels, dy.channels, dy.channels), pairs, sums);
         }
     }
 }
