@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use graphgen::preset::Preset;
 
+use super::output::Output;
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig, StageTimes};
 
 /// Measures the loader: milliseconds of each stage and images a second
@@ -36,7 +37,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A preset or data set that cannot be read, and too many broken images.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let preset = match &args.preset {
         Some(path) => Preset::load(path, &args.set)?,
         None => Preset::from_toml("", &args.set)?,
@@ -65,7 +66,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let elapsed = began.elapsed().as_secs_f64();
 
-    println!("crops {crops}, batch {batch_size}, data set of {images} images, {substitutes} substitutes");
     let count = times.images as f64;
     let stages = [
         ("read", times.read),
@@ -75,10 +75,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ("blur", times.blur),
         ("other", times.other),
     ];
-    for (name, time) in stages {
-        println!("{name:<14} {:>8.3} ms/image", time.as_secs_f64() * 1e3 / count);
-    }
-    println!("{:<14} {:>8.0} bytes/image", "encoded", times.encoded_bytes as f64 / count);
-    println!("{:.1} images/s", count / elapsed);
+    let stages = stages.map(|(name, time)| (name, time.as_secs_f64() * 1e3 / count));
+    let encoded = times.encoded_bytes as f64 / count;
+    let value = serde_json::json!({
+        "crops": crops, "batch": batch_size, "images": images, "substitutes": substitutes, "encoded_bytes_per_image": encoded,
+        "ms_per_image": stages.iter().copied().collect::<std::collections::BTreeMap<_, _>>(), "images_per_sec": count / elapsed,
+    });
+    output.result(&value, || {
+        let stages: String = stages.iter().map(|(name, time)| format!("{name:<14} {time:>8.3} ms/image\n")).collect();
+        format!(
+            "crops {crops}, batch {batch_size}, data set of {images} images, {substitutes} substitutes\n{stages}{:<14} {encoded:>8.0} bytes/image\n{:.1} images/s",
+            "encoded",
+            count / elapsed
+        )
+    });
     Ok(())
 }

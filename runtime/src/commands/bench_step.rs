@@ -12,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::UsageError;
 use super::options::Device;
+use super::output::Output;
 use crate::kernels::KernelSet;
 use crate::session::environment::environment;
 use crate::train::open_engine_with;
@@ -46,7 +47,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A preset that cannot be read, and whatever the engine reports.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     args.provider.check()?;
     if args.steps == 0 {
         return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
@@ -88,10 +89,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     times.sort_unstable();
     let (total, forward_backward) = times[times.len() / 2];
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    println!("batch {batch}, graphs written in {:.1} s, loaded in {:.1} s", exported.as_secs_f64(), loaded.as_secs_f64());
-    println!("forward and backward {:.1} ms, optimizer {:.1} ms", milliseconds(forward_backward), milliseconds(total - forward_backward));
-    println!("fastest {:.1} ms, slowest {:.1} ms of {} steps", milliseconds(times[0].0), milliseconds(times[times.len() - 1].0), args.steps);
-    println!("{:.1} images/s", batch as f64 / total.as_secs_f64());
-    println!("{:.1} ms/step", milliseconds(total));
+    let images_per_sec = batch as f64 / total.as_secs_f64();
+    let value = serde_json::json!({
+        "batch": batch, "export_secs": exported.as_secs_f64(), "load_secs": loaded.as_secs_f64(), "forward_backward_ms": milliseconds(forward_backward),
+        "optimizer_ms": milliseconds(total - forward_backward), "images_per_sec": images_per_sec, "ms_per_step": milliseconds(total),
+    });
+    output.result(&value, || {
+        format!(
+            "batch {batch}, graphs written in {:.1} s, loaded in {:.1} s\nforward and backward {:.1} ms, optimizer {:.1} ms\n\
+             fastest {:.1} ms, slowest {:.1} ms of {} steps\n{images_per_sec:.1} images/s\n{:.1} ms/step",
+            exported.as_secs_f64(),
+            loaded.as_secs_f64(),
+            milliseconds(forward_backward),
+            milliseconds(total - forward_backward),
+            milliseconds(times[0].0),
+            milliseconds(times[times.len() - 1].0),
+            args.steps,
+            milliseconds(total)
+        )
+    });
     Ok(())
 }

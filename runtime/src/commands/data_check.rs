@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
+use super::output::Output;
 use crate::data::check::{CheckOptions, SIDE_CLASSES_PX, check};
 use crate::data::{Dataset, DecodeOptions};
 
@@ -26,30 +29,34 @@ pub struct Args {
 ///
 /// # Errors
 /// A data set that cannot be opened, and one with broken images.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let (dataset, problems) = Dataset::open_with_problems(&args.data)?;
     let decode = DecodeOptions { pixel_limit: args.pixel_limit, ..DecodeOptions::default() };
     let report = check(&dataset, &CheckOptions { min_side_px: args.min_side, workers: args.threads, decode })?;
     let broken = problems.len() + report.broken.len();
 
-    for problem in problems.iter().map(ToString::to_string).chain(report.broken.iter().cloned()) {
-        println!("broken: {problem}");
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).chain(report.broken.iter().cloned()).collect();
+    let mut text = String::new();
+    for problem in &problems {
+        text += &format!("broken: {problem}\n");
     }
     for (name, width, height) in &report.small {
-        println!("small: {name}: {width}x{height} px");
+        text += &format!("small: {name}: {width}x{height} px\n");
     }
     for (name, format) in &report.misnamed {
-        println!("misnamed: {name}: the bytes are {format}");
+        text += &format!("misnamed: {name}: the bytes are {format}\n");
     }
     for group in &report.duplicates {
-        println!("duplicates: {}", group.join(", "));
+        text += &format!("duplicates: {}\n", group.join(", "));
     }
-    println!("shorter side, px");
+    text += "shorter side, px\n";
+    let mut sides = Vec::new();
     for (number, (least, count)) in SIDE_CLASSES_PX.iter().zip(report.sides).enumerate() {
         let most = SIDE_CLASSES_PX.get(number + 1).map_or_else(|| "more".into(), |next| format!("{}", next - 1));
-        println!("{:>6} to {most:<6} {count:>10}", least);
+        text += &format!("{least:>6} to {most:<6} {count:>10}\n");
+        sides.push(json!({ "from_px": least, "images": count }));
     }
-    println!(
+    text += &format!(
         "{} images, {:.1} MB, {} classes: {broken} broken, {} small, {} misnamed, {} copies of others",
         report.images,
         report.bytes as f64 / 1e6,
@@ -58,6 +65,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         report.misnamed.len(),
         report.duplicates.iter().map(|group| group.len() - 1).sum::<usize>()
     );
+    let value = json!({
+        "images": report.images, "bytes": report.bytes, "classes": dataset.class_names().len(), "broken": problems, "small": report.small,
+        "misnamed": report.misnamed, "duplicates": report.duplicates, "short_sides": sides,
+    });
+    output.result(&value, || text);
     anyhow::ensure!(broken == 0, "{broken} of {} images are broken; their names stand above", report.images);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::UsageError;
+use super::output::Output;
 use crate::data::pack::{PackOptions, Reencode, pack};
 use crate::data::{Dataset, DecodeOptions};
 
@@ -39,7 +40,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A data set that cannot be opened, broken images, and files that cannot be written.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     if !(1..=100).contains(&args.quality) {
         return Err(UsageError(format!("--quality: expected 1 to 100, got {}", args.quality)).into());
     }
@@ -58,13 +59,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for image in &packed.left_out {
         tracing::warn!("left out: {image}");
     }
-    println!(
-        "{}: {} images in {} shards, {:.1} MB, {} left out",
-        args.out.display(),
-        packed.images,
-        packed.shards,
-        packed.bytes as f64 / 1e6,
-        packed.left_out.len()
-    );
+    let value = serde_json::json!({
+        "out": args.out, "images": packed.images, "shards": packed.shards, "bytes": packed.bytes, "left_out": packed.left_out,
+    });
+    output.result(&value, || {
+        let (images, shards, left_out) = (packed.images, packed.shards, packed.left_out.len());
+        format!("{}: {images} images in {shards} shards, {:.1} MB, {left_out} left out", args.out.display(), packed.bytes as f64 / 1e6)
+    });
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::output::Output;
 use crate::data::synth::{self, SynthConfig};
 
 /// Writes a data set of textured shapes as JPEG files in class folders
@@ -28,9 +29,11 @@ pub struct Args {
 ///
 /// # Errors
 /// A folder that is not empty, impossible settings, and files that cannot be written.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let config = SynthConfig { images: args.images, classes: args.classes, size_px: args.size, seed: args.seed };
     synth::write(&args.out, &config)?;
-    println!("{}: {} images of {} px in {} classes", args.out.display(), args.images, args.size, args.classes.min(args.images));
+    let classes = args.classes.min(args.images);
+    let value = serde_json::json!({ "out": args.out, "images": args.images, "size_px": args.size, "classes": classes });
+    output.result(&value, || format!("{}: {} images of {} px in {classes} classes", args.out.display(), args.images, args.size));
     Ok(())
 }

@@ -6,6 +6,7 @@ use graphgen::artifacts::{EncoderInput, EncoderOptions};
 use graphgen::weights::{Naming, write_atomically};
 
 use super::UsageError;
+use super::output::Output;
 use crate::export::{ExportedWeights, encoder_of_run, weights_of_run};
 
 /// What is written.
@@ -51,7 +52,7 @@ fn parse_shape(text: &str) -> Result<[usize; 3], String> {
 /// # Errors
 /// Options of the other format, a directory without checkpoints, names that the network has not, a file that cannot be
 /// written.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let size = |bytes: &[u8]| format!("{:.1} MB", bytes.len() as f64 / 1e6);
     match args.format {
         Format::Onnx => {
@@ -61,7 +62,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let options = EncoderOptions { input: args.input.unwrap_or_default(), static_shape: args.static_shape };
             let (bytes, step) = encoder_of_run(&args.run, &options)?;
             write_atomically(&args.out, &bytes)?;
-            println!("{}: encoder after {step} steps, {}", args.out.display(), size(&bytes));
+            let value = serde_json::json!({ "out": args.out, "steps": step, "bytes": bytes.len() });
+            output.result(&value, || format!("{}: encoder after {step} steps, {}", args.out.display(), size(&bytes)));
         }
         Format::Safetensors => {
             if args.input.is_some() || args.static_shape.is_some() {
@@ -69,14 +71,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
             let ExportedWeights { bytes, step, torchvision } = weights_of_run(&args.run, args.names.unwrap_or_default())?;
             write_atomically(&args.out, &bytes)?;
-            println!("{}: weights after {step} steps, {}", args.out.display(), size(&bytes));
+            let mut text = format!("{}: weights after {step} steps, {}\n", args.out.display(), size(&bytes));
+            let mut load = Vec::new();
             if let Some(model) = torchvision {
-                println!("load into:");
-                println!("  model = {}", model.constructor);
-                model.changes.iter().for_each(|change| println!("  {change}"));
-                println!("  model.fc = torch.nn.Identity()");
-                println!("  model.load_state_dict(safetensors.torch.load_file(FILE))");
+                load.push(format!("model = {}", model.constructor));
+                load.extend(model.changes.iter().map(ToString::to_string));
+                load.push("model.fc = torch.nn.Identity()".into());
+                load.push("model.load_state_dict(safetensors.torch.load_file(FILE))".into());
+                text += "load into:\n";
+                load.iter().for_each(|line| text += &format!("  {line}\n"));
             }
+            output.result(&serde_json::json!({ "out": args.out, "steps": step, "bytes": bytes.len(), "load": load }), || text);
         }
     }
     Ok(())

@@ -106,7 +106,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(Eval::Knn(args)) => eval_knn::run(args, output),
         Command::Eval(Eval::Linear(args)) => eval_linear::run(args, output),
         Command::Embed(args) => embed::run(args, output),
-        Command::Export(args) => export::run(args),
+        Command::Export(args) => export::run(args, output),
         Command::Clusters(args) => clusters::run(args, output),
         Command::Report(args) => report::run(args, output),
         Command::Plan(args) => plan::run(args, output),
@@ -116,10 +116,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Man(args) => shell::man(&args),
-        Command::Bench(Bench::Loader(args)) => bench_loader::run(args),
-        Command::Bench(Bench::Step(args)) => bench_step::run(args),
-        Command::Data(Data::Synth(args)) => data_synth::run(args),
-        Command::Data(Data::Check(args)) => data_check::run(args),
-        Command::Data(Data::Pack(args)) => data_pack::run(args),
+        Command::Bench(Bench::Loader(args)) => bench_loader::run(args, output),
+        Command::Bench(Bench::Step(args)) => bench_step::run(args, output),
+        Command::Data(Data::Synth(args)) => data_synth::run(args, output),
+        Command::Data(Data::Check(args)) => data_check::run(args, output),
+        Command::Data(Data::Pack(args)) => data_pack::run(args, output),
     }
 }
