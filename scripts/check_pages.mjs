@@ -116,8 +116,8 @@ async function report(page, view, shot) {
   const small = await page.$$eval("svg text", (texts) => Math.min(...texts.map((text) => text.getBoundingClientRect().height)));
   check(small >= 11, `${view}: text in charts is at least 11 px high, ${small.toFixed(1)}`);
   await shot("report");
-  const settings = page.locator("summary", { hasText: "Settings" });
-  if (!(await page.locator("details", { hasText: "Settings" }).first().getAttribute("open")) && (await settings.count())) await settings.click();
+  const settings = page.locator("details", { hasText: "Settings" });
+  if (!(await settings.evaluate((details) => details.open))) await settings.locator("summary").click();
   check(await page.getByText("model.arch").isVisible(), `${view}: settings open`);
   if (options.screenshots) {
     await page.screenshot({ path: options.screenshots + "/report-whole-" + view + ".png", fullPage: true });

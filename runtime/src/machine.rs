@@ -12,9 +12,11 @@ pub struct Machine {
     pub processor: String,
     /// Processors that the program may use.
     pub cores: usize,
-    /// Memory, bytes.
+    /// Memory, bytes; written as GB.
+    #[serde(rename = "memory_gb", serialize_with = "as_gigabytes")]
     pub memory_bytes: u64,
-    /// Memory that is free for use, bytes.
+    /// Memory that is free for use, bytes; not written, since it is of the moment.
+    #[serde(skip)]
     pub available_bytes: u64,
 }
 
@@ -33,4 +35,8 @@ impl Machine {
             available_bytes: system.cgroup_limits().map_or(system.available_memory(), |limits| limits.free_memory.min(system.available_memory())),
         }
     }
+}
+
+fn as_gigabytes<S: serde::Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((*bytes as f64 / 1e8).round() / 10.0)
 }

@@ -114,7 +114,8 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         let header = format!("# Proposed by swav-rt plan for {} images of about {} px.\n#\n{comments}\n", facts.images, facts.short_side_px);
         write_atomically(out, (header + &proposal.preset.to_toml()).as_bytes())?;
         let data: Vec<String> = args.data.iter().map(|path| path.display().to_string()).collect();
-        text += &format!("\n\nswav-rt train --preset {} --data {} --out runs/mine", out.display(), data.join(" "));
+        let init = if proposal.warm_start { " --init WEIGHTS" } else { "" };
+        text += &format!("\n\nswav-rt train --preset {} --data {} --out runs/mine{init}", out.display(), data.join(" "));
     }
     let value = json!({
         "images": facts.images, "short_side_px": facts.short_side_px, "classes": facts.classes, "expected_hours": expected,

@@ -20,6 +20,11 @@ pub struct Reason {
     pub why: String,
 }
 
+/// Whether published weights are the better start: few photos, for a network that such weights fit.
+fn starts_warm(facts: &DataFacts, model: &Model) -> bool {
+    facts.images < FEW && model.stem == Stem::ImageNet && model.width == 64
+}
+
 /// A preset with its reasons.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
@@ -27,6 +32,8 @@ pub struct Proposal {
     pub preset: Preset,
     /// In the order of the preset.
     pub reasons: Vec<Reason>,
+    /// Whether the preset is meant for `--init` with published weights.
+    pub warm_start: bool,
     /// What to do beyond the preset.
     pub advice: Vec<String>,
 }
@@ -57,12 +64,17 @@ pub fn networks(facts: &DataFacts) -> Vec<(&'static str, Model, Crops)> {
     let jitter = if facts.images < FEW { 0.5 } else { 1.0 };
     let crops = |sizes: [usize; 2], counts: [usize; 2]| Crops { size_crops: sizes.to_vec(), nmb_crops: counts.to_vec(), jitter, ..Crops::default() };
     let narrow = Model { arch: Arch::ResNet10, width: 32, hidden_mlp: 256, feat_dim: 64, ..Model::default() };
-    vec![
+    let mut networks = vec![
         ("ResNet-50 on 2x224 + 6x96 px", Model::default(), crops([224, 96], [2, 6])),
         ("ResNet-18 on 2x160 + 4x96 px", resnet18.clone(), crops([160, 96], [2, 4])),
         ("ResNet-18 on 2x96 + 4x64 px", resnet18, crops([96, 64], [2, 4])),
         ("ResNet-10 of width 32 on 2x64 + 2x48 px", narrow, crops([64, 48], [2, 2])),
-    ]
+    ];
+    if facts.images < FEW {
+        // No published weights fit the narrow one.
+        networks.pop();
+    }
+    networks
 }
 
 /// Settings for one of the [`networks`].
@@ -97,13 +109,17 @@ pub fn propose(facts: &DataFacts, classes_guess: Option<usize>, network: &(&'sta
     };
     reason("model.nmb_prototypes", prototypes.to_string(), why);
 
-    let epochs = match images {
+    let warm_start = starts_warm(facts, model);
+    let from_scratch = match images {
         1_000_000.. => 100,
         10_000.. => 200,
         1_000.. => 400,
         _ => 500,
     };
-    reason("train.epochs", epochs.to_string(), format!("{} steps", epochs * (images / batch_size)));
+    let epochs = if warm_start { from_scratch / 10 } else { from_scratch };
+    let steps = format!("{} steps", epochs * (images / batch_size));
+    let why = if warm_start { format!("{steps}, a tenth of what random weights need ({from_scratch}): this preset is for --init") } else { steps };
+    reason("train.epochs", epochs.to_string(), why);
 
     let (mut queue_length, mut epoch_queue_starts) = (0, Loss::default().epoch_queue_starts);
     let rows = (prototypes * 5 / 4).next_multiple_of(batch_size);
@@ -125,8 +141,9 @@ pub fn propose(facts: &DataFacts, classes_guess: Option<usize>, network: &(&'sta
         reason("optim", format!("LARS, {base_lr}"), "the official setting for a batch of 256, in proportion to the batch".into());
         Optim { base_lr, final_lr: base_lr / 1000.0, warmup_epochs: 0.0, freeze_prototypes_niters: (images / batch_size) as u64, ..Optim::default() }
     } else {
-        let base_lr = 1e-3 * (batch_size as f64 / 128.0).max(0.5);
-        reason("optim", format!("Adam, {base_lr}"), "robust on small sets and small batches; lightly's setting for CIFAR-10".into());
+        let base_lr = 1e-3 * (batch_size as f64 / 128.0).max(0.5) * if warm_start { 0.3 } else { 1.0 };
+        let why = "robust on small sets and small batches; lightly's setting for CIFAR-10";
+        reason("optim", format!("Adam, {base_lr}"), if warm_start { format!("{why}, a third of it for a warm start") } else { why.into() });
         // About a hundred steps of warm-up.
         let warmup_epochs = (100.0 / (images as f64 / batch_size as f64).floor().max(1.0)).min(epochs as f64 / 10.0);
         Optim { name: OptimizerName::Adam, base_lr, warmup_epochs, freeze_prototypes_niters: 0, ..Optim::default() }
@@ -139,19 +156,18 @@ pub fn propose(facts: &DataFacts, classes_guess: Option<usize>, network: &(&'sta
         train: Train { epochs, batch_size, checkpoint_every_epochs: (epochs / 20).max(1), ..Train::default() },
         ..Preset::default()
     };
-    Proposal { advice: advice(facts, &preset), preset, reasons }
+    Proposal { advice: advice(facts, &preset, warm_start), preset, reasons, warm_start }
 }
 
-fn advice(facts: &DataFacts, preset: &Preset) -> Vec<String> {
+fn advice(facts: &DataFacts, preset: &Preset, warm_start: bool) -> Vec<String> {
     let mut advice = Vec::new();
-    if facts.images < FEW && preset.model.stem == Stem::ImageNet {
-        let fits = match preset.model.arch {
-            _ if preset.model.width != 64 => "--hours with more time proposes a network that published weights fit",
-            Arch::ResNet50 => "swav-rt train --init FILE takes the official SwAV weights or torchvision's resnet50",
-            _ => "swav-rt train --init FILE takes torchvision's weights of this network",
+    if warm_start {
+        let weights = match preset.model.arch {
+            Arch::ResNet50 => "the official SwAV weights or torchvision's resnet50",
+            _ => "torchvision's resnet18",
         };
         advice.push(format!(
-            "{} images are few for a network of its own: start from published weights ({fits}), with a third of the learning rate and a tenth of the epochs",
+            "{} images are few for a network of its own: start from published weights, {weights}, with --init; without them take ten times the epochs",
             facts.images
         ));
     } else if facts.images < FEW {
@@ -209,6 +225,7 @@ mod tests {
         let some = proposal(1_300, 400, Some(13));
         assert_eq!(some.preset.model.nmb_prototypes, Prototypes::One(128));
         assert!(some.advice[0].contains("--init") && some.preset.loss.queue_length == 0, "{:?}", some.advice);
+        assert_eq!((some.warm_start, some.preset.train.epochs, tiny.warm_start), (true, 40, false));
         let cifar = proposal(50_000, 32, Some(10));
         assert_eq!((cifar.preset.model.nmb_prototypes.clone(), cifar.preset.loss.queue_length, cifar.advice.len()), (Prototypes::One(100), 0, 0));
         let photos = proposal(1_281_167, 400, Some(1000));

@@ -35,6 +35,8 @@ pub(super) struct Chart {
     pub(super) reference: Option<(f64, String)>,
     /// Powers of ten on the vertical axis.
     pub(super) logarithmic: bool,
+    /// First and last step of the horizontal axis, the same in all charts of a page.
+    pub(super) steps: (f64, f64),
 }
 
 /// Mean, least and greatest value of a bin, at the mean step.
@@ -55,7 +57,7 @@ impl Chart {
             return String::new();
         }
         let all = || lines.iter().flat_map(|(_, bins)| bins);
-        let (left, right) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), bin| (low.min(bin.x), high.max(bin.x)));
+        let (left, right) = self.steps;
         let (mut low, mut high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), bin| (low.min(bin.mean), high.max(bin.mean)));
         let reference = self.reference.as_ref().map(|(value, name)| (self.transform(*value), name));
         // A reference far off would flatten the lines.
@@ -75,7 +77,7 @@ impl Chart {
         let across = |x: f64| if right > left { plot_left + (x - left) / (right - left) * (plot_right - plot_left) } else { (plot_left + plot_right) / 2.0 };
         let up = |y: f64| plot_bottom - (y.clamp(low, high) - low) / (high - low) * (plot_bottom - plot_top);
         let mut svg = format!("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">", SIZE.0, SIZE.1, escape(self.title));
-        for tick in ticks(low, high, 4) {
+        for tick in if self.logarithmic { logarithmic_ticks(low, high) } else { ticks(low, high, 4) } {
             let y = up(tick);
             let value = if self.logarithmic { 10f64.powf(tick) } else { tick };
             let _ = write!(svg, "<path class=\"grid\" d=\"M{plot_left} {y:.1}H{plot_right}\"/>");
@@ -87,9 +89,9 @@ impl Chart {
         }
         if let Some((value, name)) = reference {
             let y = up(value);
-            let beside = if y < plot_top + 16.0 { y + 13.0 } else { y - 5.0 };
+            let beside = if y < plot_top + 16.0 { y + 14.0 } else { y - 5.0 };
             let _ = write!(svg, "<path class=\"reference\" d=\"M{plot_left} {y:.1}H{plot_right}\"/>");
-            let _ = write!(svg, "<text x=\"{}\" y=\"{beside:.1}\" text-anchor=\"end\">{}</text>", plot_right - 2.0, escape(name));
+            let _ = write!(svg, "<text x=\"{}\" y=\"{beside:.1}\" >{}</text>", plot_left + 4.0, escape(name));
         }
         for (series, bins) in &lines {
             let colour = series.colour;
@@ -155,6 +157,16 @@ fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     (first..=last).map(|tick| tick as f64 * step).collect()
 }
 
+/// Logarithms of round numbers between `low` and `high`, which are logarithms.
+fn logarithmic_ticks(low: f64, high: f64) -> Vec<f64> {
+    let powers = low.floor() as i32..=high.ceil() as i32;
+    let factors: &[f64] = if high - low > 2.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let all = powers.flat_map(|power| factors.iter().map(move |factor| f64::from(power) + factor.log10()));
+    let ticks: Vec<f64> = all.filter(|tick| (low..=high).contains(tick)).collect();
+    let step = ticks.len().div_ceil(6).max(1);
+    ticks.into_iter().step_by(step).collect()
+}
+
 /// A number of about three digits, for people.
 pub(super) fn number(value: f64) -> String {
     let magnitude = value.abs();
@@ -181,7 +193,7 @@ mod tests {
 
     fn chart(points: Vec<(f64, f64)>) -> Chart {
         let series = vec![Series { colour: 0, name: "a <run>".into(), points }];
-        Chart { title: "Loss", note: String::new(), series, reference: Some((2.0, "ln K".into())), logarithmic: false }
+        Chart { title: "Loss", note: String::new(), series, reference: Some((2.0, "ln K".into())), logarithmic: false, steps: (1.0, 10_000.0) }
     }
 
     #[test]
@@ -208,6 +220,8 @@ mod tests {
     fn ticks_and_numbers_are_round() {
         assert_eq!(ticks(0.0, 10.0, 4), [0.0, 5.0, 10.0]);
         assert_eq!(ticks(3.0, 3.0, 4), [3.0]);
+        assert_eq!(logarithmic_ticks(-0.1, 1.1), [0.0, 2f64.log10(), 5f64.log10(), 1.0]);
+        assert_eq!(logarithmic_ticks(-3.5, 2.0), [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0]);
         for (value, text) in [(0.0, "0"), (1234567.0, "1.23M"), (56_000.0, "56k"), (431.4, "431"), (2.5, "2.5"), (0.0626, "0.063"), (3e-5, "3.0e-5")] {
             assert_eq!(number(value), text);
         }

@@ -80,6 +80,7 @@ fn latest(run: &RunRecord, value: impl Fn(&StepMetrics) -> Option<f64>) -> Optio
 }
 
 fn charts(runs: &[RunRecord]) -> Vec<Chart> {
+    let last = runs.iter().flat_map(|run| &run.metrics).map(|metrics| metrics.step).max().unwrap_or(1);
     let chart = |title, note: &str, value: &dyn Fn(&RunRecord, &StepMetrics) -> Option<f64>| Chart {
         title,
         note: note.into(),
@@ -90,6 +91,7 @@ fn charts(runs: &[RunRecord]) -> Vec<Chart> {
             .collect(),
         reference: None,
         logarithmic: false,
+        steps: (1.0, last as f64),
     };
     // A reference of settings that all runs share.
     let shared = |value: &dyn Fn(&RunRecord) -> f64, name: &str| {
