@@ -8,7 +8,9 @@ mod metrics;
 mod progress;
 mod run;
 mod schedule;
+mod setup;
 mod trainer;
+mod training;
 
 pub use error::TrainError;
 pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, open_engine_with, train};
