@@ -10,7 +10,7 @@ use ort::environment::Environment;
 use super::setup::Setup;
 use super::{StepMetrics, TrainError};
 use crate::kernels::{KernelSet, native_operators};
-use crate::session::{EngineError, SessionOptions, StockEngine};
+use crate::session::{EngineError, EngineKind, SessionOptions, StockEngine};
 
 /// Where the graphs come from.
 #[derive(Debug, Clone)]
@@ -64,6 +64,8 @@ pub struct TrainOptions {
     pub init: Option<PathBuf>,
     /// Threads of one operator; 0 for one a core.
     pub threads: usize,
+    /// What runs the graphs; the environment is one that [`Library`](crate::session::environment::Library) says it needs.
+    pub engine: EngineKind,
 }
 
 /// How a run ended.
@@ -98,14 +100,22 @@ pub fn open_engine_with(
     threads: usize,
     kernels: KernelSet,
 ) -> Result<StockEngine, EngineError> {
-    let sinkhorn = match manifest.preset.train.sinkhorn {
+    StockEngine::open(environment, directory, manifest, &session_options(manifest, threads, kernels)?)
+}
+
+/// What the sessions of a preset's graphs have in common.
+pub(super) fn session_options(manifest: &Manifest, threads: usize, kernels: KernelSet) -> Result<SessionOptions, EngineError> {
+    let domain = native_operators(kernels, sinkhorn_threads(manifest, threads)).map_err(EngineError::run("registering the native kernels"))?;
+    Ok(SessionOptions { threads, operators: domain.map(Arc::new) })
+}
+
+/// Threads of the native Sinkhorn-Knopp; `None` where the preset wants the function's body.
+pub(super) fn sinkhorn_threads(manifest: &Manifest, threads: usize) -> Option<usize> {
+    match manifest.preset.train.sinkhorn {
         SinkhornKernel::Graph => None,
         SinkhornKernel::Native if threads == 0 => Some(std::thread::available_parallelism().map_or(1, usize::from)),
         SinkhornKernel::Native => Some(threads),
-    };
-    let domain = native_operators(kernels, sinkhorn).map_err(EngineError::run("registering the native kernels"))?;
-    let operators = domain.map(Arc::new);
-    StockEngine::open(environment, directory, manifest, &SessionOptions { threads, operators })
+    }
 }
 
 /// Trains. Nothing is written before data, run directory and checkpoint have been checked.

@@ -1,6 +1,7 @@
 //! Training: schedule, step, checkpoints, metrics and the run directory that holds them.
 
 pub mod checkpoint;
+pub mod engines;
 mod error;
 mod fit;
 mod init;

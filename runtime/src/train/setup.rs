@@ -8,11 +8,12 @@ use graphgen::weights::{Weights, load_safetensors};
 use ort::environment::Environment;
 
 use super::checkpoint::{self, Checkpoint};
-use super::fit::{Resume, TrainOptions, open_engine};
+use super::fit::{Resume, TrainOptions};
 use super::run::differences;
 use super::training::{Course, Training};
-use super::{InitRecord, MetricsLog, RunDirectory, TrainError, Trainer};
+use super::{InitRecord, MetricsLog, RunDirectory, TrainError, Trainer, engines};
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
+use crate::kernels::KernelSet;
 
 /// Batches made ahead of the one in use.
 const BATCHES_AHEAD: usize = 3;
@@ -42,6 +43,7 @@ impl<'a> Setup<'a> {
         let dataset = Arc::new(Dataset::open(&options.data)?.subset(preset.data.limit, preset.train.seed));
         let loader = Loader::new(Arc::clone(&dataset), loader_config(preset, &run))?;
         run.check(preset)?;
+        engines::check(options.engine, preset)?;
         let fingerprint = dataset.fingerprint();
         let checkpoint = find_checkpoint(&run, &options.resume)?;
         if let Some(checkpoint) = &checkpoint {
@@ -71,9 +73,9 @@ impl<'a> Setup<'a> {
 
         let manifest = run.prepare(&options.source)?;
         let lock = run.lock()?;
-        let mut engine = open_engine(environment, &run.graphs(), &manifest, options.threads)?;
+        let mut engine = engines::open(options.engine, environment, &run.graphs(), manifest, options.threads, KernelSet::Native)?;
         match &checkpoint {
-            Some(checkpoint) => checkpoint.restore(&mut engine)?,
+            Some(checkpoint) => checkpoint.restore(&mut *engine)?,
             None => {
                 let mut weights = load_safetensors(&run.graphs().join(artifacts::INIT_FILE))?;
                 let (record, imported) = init.unzip();

@@ -52,7 +52,7 @@ impl Training {
         if self.saved != Some(self.trainer.steps_done()) {
             self.save()?;
         }
-        let encoder = artifacts::encoder(&self.preset, &self.trainer.engine().weights(), &EncoderOptions::default())?;
+        let encoder = artifacts::encoder(&self.preset, &self.trainer.engine().weights()?, &EncoderOptions::default())?;
         write_atomically(&self.run.encoder(), &encoder)?;
         Ok(Summary { steps: self.trainer.steps_done(), total_steps: self.course.total_steps, last: self.last, encoder: self.run.encoder() })
     }
@@ -104,7 +104,7 @@ impl Training {
             preset: self.preset.clone(),
             dataset_fingerprint: self.fingerprint.clone(),
         };
-        Checkpoint::of(self.trainer.engine(), progress).save(&self.run.checkpoints())?;
+        Checkpoint::of(self.trainer.engine(), progress)?.save(&self.run.checkpoints())?;
         self.saved = Some(step);
         Ok(())
     }

@@ -92,7 +92,11 @@ impl Image {
     /// Addresses that look like an `OrtApiBase`.
     fn api_bases(&self) -> Vec<usize> {
         let step = size_of::<usize>();
-        self.relocated.clone().step_by(step).filter(|&address| self.word(address).zip(self.word(address + step)).is_some_and(|pair| self.is_api_base(pair))).collect()
+        self.relocated
+            .clone()
+            .step_by(step)
+            .filter(|&address| self.word(address).zip(self.word(address + step)).is_some_and(|pair| self.is_api_base(pair)))
+            .collect()
     }
 
     fn is_api_base(&self, (get_api, get_version): (usize, usize)) -> bool {
