@@ -7,8 +7,8 @@ use graphgen::artifacts;
 use graphgen::preset::Preset;
 
 use super::UsageError;
-use super::options::{Device, Engine};
-use crate::session::environment::environment;
+use super::options::Device;
+use crate::session::EngineKind;
 use crate::train::{GraphSource, Resume, TrainOptions, train};
 
 /// Trains an encoder: graphs, checkpoints, metrics.jsonl and encoder.onnx go into the run directory
@@ -43,8 +43,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
     /// What runs the graphs
-    #[arg(long, value_enum, default_value_t = Engine::Stock)]
-    pub(crate) engine: Engine,
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: EngineKind,
     /// Where the graphs run
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) provider: Device,
@@ -55,7 +55,6 @@ pub struct Args {
 /// # Errors
 /// Whatever keeps the run from starting, before anything is written, or stops it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    args.engine.check()?;
     args.provider.check()?;
     let source = match (args.preset, args.graphs) {
         (Some(file), None) => GraphSource::Preset(Box::new(Preset::load(&file, &args.set)?)),
@@ -70,9 +69,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "never" => Resume::Never,
         path => Resume::From(path.into()),
     };
-    let environment = environment()?;
+    let environment = args.engine.library().environment()?;
     let run = args.out.clone();
-    let options = TrainOptions { source, data: args.data, run: args.out, max_steps: args.max_steps, resume, init: args.init, threads: args.threads };
+    let options =
+        TrainOptions { source, data: args.data, run: args.out, max_steps: args.max_steps, resume, init: args.init, threads: args.threads, engine: args.engine };
     let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;
     match &summary.last {
         Some(last) => println!("step {} of {}: loss {:.4}, {:.3} of ln K", summary.steps, summary.total_steps, last.loss, last.loss_over_ln_k),
