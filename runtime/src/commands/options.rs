@@ -13,24 +13,6 @@ use crate::session::Encoder;
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// Which implementation runs the graphs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Engine {
-    /// Any ONNX Runtime
-    Stock,
-    /// ONNX Runtime's training API; not in this version
-    TrainingApi,
-}
-
-impl Engine {
-    pub(crate) fn check(self) -> Result<(), UsageError> {
-        match self {
-            Engine::Stock => Ok(()),
-            Engine::TrainingApi => Err(UsageError("--engine training-api: this version has only the stock engine; leave --engine out".into())),
-        }
-    }
-}
-
 /// Where the graphs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {

@@ -7,9 +7,9 @@ use graphgen::artifacts;
 use graphgen::preset::Preset;
 
 use super::UsageError;
-use super::options::{Device, Engine};
+use super::options::Device;
 use super::output::Output;
-use crate::session::environment::environment;
+use crate::session::EngineKind;
 use crate::train::{GraphSource, ProbeKind, ProbeOptions, Resume, TrainOptions, train};
 
 /// Trains an encoder: graphs, checkpoints, metrics.jsonl and encoder.onnx go into the run directory
@@ -62,8 +62,8 @@ pub struct Args {
     #[arg(long)]
     pub tensorboard: bool,
     /// What runs the graphs
-    #[arg(long, value_enum, default_value_t = Engine::Stock)]
-    pub(crate) engine: Engine,
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: EngineKind,
     /// Where the graphs run
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) provider: Device,
@@ -74,7 +74,6 @@ pub struct Args {
 /// # Errors
 /// Whatever keeps the run from starting, before anything is written, or stops it.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
-    args.engine.check()?;
     args.provider.check()?;
     let source = match (args.preset, args.graphs) {
         (Some(file), None) => GraphSource::Preset(Box::new(Preset::load(&file, &args.set)?)),
@@ -96,7 +95,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         kind: args.probe_kind,
         limit: args.probe_limit,
     });
-    let environment = environment()?;
+    let environment = args.engine.library().environment()?;
     let run = args.out.clone();
     let options = TrainOptions {
         source,
@@ -108,6 +107,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         threads: args.threads,
         probe,
         tensorboard: args.tensorboard,
+        engine: args.engine,
     };
     let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;
     let value = serde_json::json!({ "steps": summary.steps, "total_steps": summary.total_steps, "last": summary.last, "encoder": summary.encoder });

@@ -3,15 +3,19 @@
 mod accumulation;
 mod bound;
 mod encoder;
+mod engine;
 pub mod environment;
 mod options;
 mod queue;
 mod state;
 mod stock;
+mod training_api;
 
 pub use encoder::{Encoder, EncoderOutput};
+pub use engine::{Engine, EngineKind};
 pub use options::SessionOptions;
 #[cfg(test)]
 pub(crate) use options::creating;
 pub use state::{EngineError, OptimizerState, QueueState};
 pub use stock::{StepOutput, StockEngine};
+pub use training_api::TrainingApiEngine;

@@ -68,7 +68,7 @@ impl StockEngine {
         let allocating = || EngineError::run("allocating the engine's tensors");
         let mut step = manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| zeros::<i64>(&[1])).transpose().map_err(allocating())?;
         let accumulation = manifest.accumulation.as_ref();
-        let mut queue = Queue::of(accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step)).map_err(allocating())?;
+        let mut queue = Queue::of(&accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step).inputs).map_err(allocating())?;
         let (learning_rate, train_prototypes) = (zeros::<f32>(&[1]).map_err(allocating())?, zeros::<bool>(&[1]).map_err(allocating())?);
         let mut loss = zeros::<f32>(&[1]).map_err(allocating())?;
         let mut crops = Vec::new();
@@ -152,7 +152,7 @@ impl StockEngine {
     /// # Errors
     /// Slices of the wrong size, and whatever ONNX Runtime reports.
     pub fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
-        self.check_crops(crops)?;
+        check_crops(&self.crops, crops, self.accumulation.as_ref().map_or(1, Accumulation::count))?;
         let loss = match &mut self.accumulation {
             None => {
                 load_crops(&mut self.crops, crops, 0);
@@ -178,23 +178,6 @@ impl StockEngine {
         let over_all = self.accumulation.iter().flat_map(|accumulation| accumulation.stats().iter());
         let stats = self.stats.iter().chain(over_all).map(|(name, tensor)| (name.trim_start_matches("stats/").to_owned(), scalar(tensor)));
         Ok(StepOutput { loss, stats: stats.collect() })
-    }
-
-    fn check_crops(&self, crops: &[&[u8]]) -> Result<(), EngineError> {
-        if crops.len() != self.crops.len() {
-            let problem = format!("expected {} groups of crops, got {}", self.crops.len(), crops.len());
-            return Err(EngineError::State { name: "crops".into(), problem });
-        }
-        let count = self.accumulation.as_ref().map_or(1, Accumulation::count);
-        for (index, (tensor, bytes)) in self.crops.iter().zip(crops).enumerate() {
-            let expected = count * tensor.shape().num_elements();
-            if bytes.len() != expected {
-                let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
-                let problem = format!("expected {expected} bytes for {times}shape {:?}, got {}", dimensions(tensor), bytes.len());
-                return Err(EngineError::State { name: format!("crops/{index}"), problem });
-            }
-        }
-        Ok(())
     }
 
     /// Updates parameters and optimizer state from the gradients of the last [`forward_backward`](Self::forward_backward).
@@ -274,13 +257,7 @@ impl StockEngine {
     /// # Errors
     /// A queue of another shape, or one where there should be none.
     pub fn load_queue(&mut self, state: Option<&QueueState>) -> Result<(), EngineError> {
-        let mismatch = |problem: &str| Err(EngineError::State { name: "queue".into(), problem: problem.into() });
-        match (&mut self.queue, state) {
-            (None, None) => Ok(()),
-            (Some(queue), Some(state)) => queue.load(state),
-            (Some(_), None) => mismatch("missing in what is being loaded"),
-            (None, Some(_)) => mismatch("the preset has none"),
-        }
+        Queue::load_into(self.queue.as_mut(), state)
     }
 
     /// Makes every later step compute a further f32 output (`scores`, `embeddings`, `codes`), to be read with
@@ -314,7 +291,24 @@ impl StockEngine {
     }
 }
 
-/// Copies the crops of one micro-batch; [`StockEngine::check_crops`] has checked the sizes.
+/// Whether there is a slice of the right size for each group of crops, over `count` micro-batches.
+pub(super) fn check_crops(tensors: &[Tensor<u8>], crops: &[&[u8]], count: usize) -> Result<(), EngineError> {
+    if crops.len() != tensors.len() {
+        let problem = format!("expected {} groups of crops, got {}", tensors.len(), crops.len());
+        return Err(EngineError::State { name: "crops".into(), problem });
+    }
+    for (index, (tensor, bytes)) in tensors.iter().zip(crops).enumerate() {
+        let expected = count * tensor.shape().num_elements();
+        if bytes.len() != expected {
+            let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
+            let problem = format!("expected {expected} bytes for {times}shape {:?}, got {}", dimensions(tensor), bytes.len());
+            return Err(EngineError::State { name: format!("crops/{index}"), problem });
+        }
+    }
+    Ok(())
+}
+
+/// Copies the crops of one micro-batch; [`check_crops`] has checked the sizes.
 fn load_crops(tensors: &mut [Tensor<u8>], crops: &[&[u8]], micro: usize) {
     for (tensor, bytes) in tensors.iter_mut().zip(crops) {
         let pixels = tensor.extract_tensor_mut().1;

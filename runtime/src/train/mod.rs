@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 mod crop_grid;
+pub mod engines;
 mod error;
 mod fit;
 mod init;
@@ -11,8 +12,10 @@ mod probe;
 mod progress;
 mod run;
 mod schedule;
+mod setup;
 mod tensorboard;
 mod trainer;
+mod training;
 
 pub use error::TrainError;
 pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, open_engine_with, train};

@@ -11,26 +11,26 @@ use super::{Probe, RunDirectory, StepMetrics, TrainError, TrainOptions, Trainer}
 use crate::data::{Batch, Dataset};
 
 /// Looks at every step.
-pub(super) struct Observer<'a> {
-    environment: &'a Environment,
-    preset: &'a Preset,
-    run: &'a RunDirectory,
+pub(super) struct Observer {
+    environment: Environment,
+    preset: Preset,
+    run: RunDirectory,
     steps_per_epoch: u64,
     probe: Option<Probe>,
     events: Option<EventFile>,
     crops_noted: bool,
 }
 
-impl<'a> Observer<'a> {
+impl Observer {
     /// Notes where the run takes place. `step` is the number of steps before this start.
     pub(super) fn start(
-        environment: &'a Environment,
-        options: &'a TrainOptions,
-        run: &'a RunDirectory,
+        environment: &Environment,
+        options: &TrainOptions,
+        run: &RunDirectory,
         dataset: &Dataset,
         probe: Option<Probe>,
         (steps_per_epoch, step): (u64, u64),
-    ) -> Result<Observer<'a>, TrainError> {
+    ) -> Result<Observer, TrainError> {
         let note = json!({
             "program": concat!("swav-rt ", env!("CARGO_PKG_VERSION")),
             "onnxruntime": ort::info(),
@@ -40,15 +40,16 @@ impl<'a> Observer<'a> {
         });
         write_atomically(&run.environment(), &serde_json::to_vec_pretty(&note).expect("a note has only JSON types"))?;
         let events = if options.tensorboard { Some(EventFile::create(&run.tensorboard(), step)?) } else { None };
-        let preset = options.source.preset();
-        Ok(Observer { environment, preset, run, steps_per_epoch, probe, events, crops_noted: step > 0 && run.crops().exists() })
+        let crops_noted = step > 0 && run.crops().exists();
+        let (environment, preset, run) = (environment.clone(), options.source.preset().clone(), run.clone());
+        Ok(Observer { environment, preset, run, steps_per_epoch, probe, events, crops_noted })
     }
 
     /// Adds to the line of a step, before it is written.
     pub(super) fn step(&mut self, metrics: &mut StepMetrics, trainer: &Trainer, batch: &Batch) -> Result<(), TrainError> {
         if !self.crops_noted {
             self.crops_noted = true;
-            if let Some(grid) = crop_grid(self.preset, batch) {
+            if let Some(grid) = crop_grid(&self.preset, batch) {
                 write_atomically(&self.run.crops(), &grid.jpeg)?;
                 if let Some(events) = &mut self.events {
                     events.picture("crops", metrics.step, grid.jpeg, grid.size)?;
@@ -56,7 +57,7 @@ impl<'a> Observer<'a> {
             }
         }
         if let Some(probe) = self.probe.as_ref().filter(|probe| probe.is_due(metrics.step, self.steps_per_epoch)) {
-            let scores = probe.measure(self.environment, self.preset, &trainer.engine().weights())?;
+            let scores = probe.measure(&self.environment, &self.preset, &trainer.engine().weights()?)?;
             (metrics.probe_knn, metrics.probe_linear) = (scores.knn, scores.linear);
             for (name, accuracy) in [("kNN", scores.knn), ("linear", scores.linear)] {
                 if let Some(accuracy) = accuracy {
