@@ -88,11 +88,12 @@ fn make_batch(
     indices: std::ops::Range<usize>,
     Scratch { encoded, decoder, image, resizer }: &mut Scratch,
 ) -> Result<EvalBatch, DataError> {
+    let decode = DecodeOptions { exif_orientation: transform.exif_orientation, ..DecodeOptions::default() };
     let mut batch = EvalBatch { labels: Vec::new(), indices: Vec::new(), height: 0, width: 0, data: Vec::new() };
     for index in indices.clone() {
         let named = |source| DataError::Image { name: dataset.name(index), source: Box::new(source) };
         dataset.read_into(index, encoded)?;
-        decoder.decode(encoded, DecodeOptions::default(), image).map_err(named)?;
+        decoder.decode(encoded, decode, image).map_err(named)?;
         let made = transform.apply_with(image, resizer).map_err(named)?;
         if batch.indices.is_empty() {
             (batch.height, batch.width) = (made.height, made.width);
