@@ -47,7 +47,7 @@ pub(super) fn ycbcr_to_rgbx(luma: &[u8], blue: &[u8], red: &[u8], pixels: &mut [
         let g = luma + ((-fix(0.34414) * blue - fix(0.71414) * red + HALF) >> 16);
         let b = luma + ((fix(1.772) * blue + HALF) >> 16);
         let [r, g, b] = [r, g, b].map(|value| value.clamp(0, 255) as u32);
-        *pixel = (r | g << 8 | b << 16 | 255 << 24).to_le_bytes();
+        *pixel = (r | (g << 8) | (b << 16) | (255 << 24)).to_le_bytes();
     }
 }
 
@@ -55,6 +55,6 @@ pub(super) fn ycbcr_to_rgbx(luma: &[u8], blue: &[u8], red: &[u8], pixels: &mut [
 #[inline(always)]
 pub(super) fn grey_to_rgbx(luma: &[u8], pixels: &mut [[u8; 4]]) {
     for (pixel, &luma) in pixels.iter_mut().zip(luma) {
-        *pixel = (u32::from(luma) * 0x01_01_01 | 255 << 24).to_le_bytes();
+        *pixel = (0x01_01_01 * u32::from(luma) + (255 << 24)).to_le_bytes();
     }
 }

@@ -25,7 +25,7 @@ fn pair(lookup: &[u32; 1 << LOOKUP_BITS], index: usize) -> u64 {
     let second = lookup[index << bits & ((1 << LOOKUP_BITS) - 1)];
     let (second_bits, second_advance) = (second & 0xff, second >> 8 & 0xff);
     let both = advance < END_OF_BLOCK && second_advance < END_OF_BLOCK && bits + second_bits <= LOOKUP_BITS;
-    let upper = if both { second & 0xffff_0000 | (advance + second_advance) << 8 | bits + second_bits } else { first };
+    let upper = if both { (second & 0xffff_0000) | ((advance + second_advance) << 8) | (bits + second_bits) } else { first };
     u64::from(upper) << 32 | u64::from(first)
 }
 

@@ -93,6 +93,8 @@ struct Layout {
     down: usize,
     units_across: usize,
     units_down: usize,
+    /// For each row of units the columns to make pixels of.
+    shown: Vec<Range<usize>>,
 }
 
 /// The scan's units, decoded with the vector instructions of `simd` switched on. A struct, not a closure: only what is inlined
@@ -102,8 +104,6 @@ struct Units<'a> {
     buffers: &'a mut Buffers,
     header: &'a Header<'a>,
     layout: Layout,
-    /// For each row of units the columns to make pixels of.
-    shown: Vec<Range<usize>>,
     /// Units between restarts.
     interval: usize,
     pixels: &'a mut [[u8; 4]],
@@ -114,14 +114,14 @@ impl NullaryFnOnce for Units<'_> {
 
     #[inline(always)]
     fn call(self) -> Option<()> {
-        self.buffers.decode_units(self.simd, self.header, &self.layout, &self.shown, self.interval, self.pixels)
+        self.buffers.decode_units(self.simd, self.header, &self.layout, self.interval, self.pixels)
     }
 }
 
 impl Layout {
     /// For each row of units the columns that windows show, with the neighbours that upsampling takes in; all of them
     /// without windows.
-    fn shown(&self, windows: Option<&[Window]>) -> Vec<Range<usize>> {
+    fn shown_by(&self, windows: Option<&[Window]>) -> Vec<Range<usize>> {
         let Some(windows) = windows else { return vec![0..self.units_across; self.units_down] };
         let mut shown = vec![0..0; self.units_down];
         for &Window { x, y, width, height } in windows {
@@ -142,11 +142,12 @@ impl Buffers {
     pub(super) fn decode(&mut self, simd: V3, header: &Header<'_>, windows: Option<&[Window]>, pixels: &mut [[u8; 4]]) -> Option<()> {
         let luma = header.components.first()?;
         let grey = header.components.len() == 1;
-        let layout = Layout {
+        let mut layout = Layout {
             across: luma.across,
             down: luma.down,
             units_across: header.width.div_ceil(8 * luma.across),
             units_down: header.height.div_ceil(8 * luma.down),
+            shown: Vec::new(),
         };
         // Narrower chroma is not filtered.
         if !grey && layout.across == 2 && header.width.div_ceil(2) < 3 {
@@ -169,8 +170,8 @@ impl Buffers {
             row.resize(header.width.next_multiple_of(2), 0);
         }
         self.sums.resize(header.width.div_ceil(2), 0);
-        let shown = layout.shown(windows);
-        simd.vectorize(Units { simd, buffers: self, header, layout, shown, interval, pixels })
+        layout.shown = layout.shown_by(windows);
+        simd.vectorize(Units { simd, buffers: self, header, layout, interval, pixels })
     }
 
     /// Copies the entropy-coded data up to the end of the image without the zeros that are stuffed behind each 0xff.
@@ -202,7 +203,7 @@ impl Buffers {
     }
 
     #[inline(always)]
-    fn decode_units(&mut self, simd: V3, header: &Header<'_>, layout: &Layout, shown: &[Range<usize>], interval: usize, pixels: &mut [[u8; 4]]) -> Option<()> {
+    fn decode_units(&mut self, simd: V3, header: &Header<'_>, layout: &Layout, interval: usize, pixels: &mut [[u8; 4]]) -> Option<()> {
         let mut quantization = [[0i16; 64]; 3];
         for (divisors, component) in quantization.iter_mut().zip(&header.components) {
             let zigzag = (*header.quantization.get(component.quantization)?)?;
@@ -226,7 +227,7 @@ impl Buffers {
         // Many blocks, then their transforms: a transform right after its block would wait for coefficients just written.
         let mut blocks = [[0i16; 64]; UNITS_AT_ONCE * MOST_BLOCKS];
         let mut lasts = [0u32; UNITS_AT_ONCE * MOST_BLOCKS];
-        for (unit_row, columns) in shown.iter().enumerate() {
+        for (unit_row, columns) in layout.shown.iter().enumerate() {
             for first_unit in (0..layout.units_across).step_by(UNITS_AT_ONCE) {
                 let units = UNITS_AT_ONCE.min(layout.units_across - first_unit);
                 let made = blocks.chunks_exact_mut(per_unit).zip(lasts.chunks_exact_mut(per_unit)).take(units);
@@ -273,7 +274,7 @@ impl Buffers {
             // The last row of pixels needs the chroma below it, where that has half the height.
             let ready = 8 * layout.down * (unit_row + 1) - usize::from(layout.down == 2);
             let ready = if unit_row + 1 == layout.units_down { header.height } else { ready.min(header.height) };
-            Self::rows_to_pixels(&self.planes, &mut self.upsampled, &mut self.sums, header, layout, shown, rows_done..ready, pixels);
+            Self::rows_to_pixels(&self.planes, &mut self.upsampled, &mut self.sums, header, layout, rows_done..ready, pixels);
             rows_done = ready;
         }
         (bits.at_end() && pieces.next().is_none()).then_some(())
@@ -286,14 +287,13 @@ impl Buffers {
         sums: &mut [u16],
         header: &Header<'_>,
         layout: &Layout,
-        shown: &[Range<usize>],
         rows: Range<usize>,
         pixels: &mut [[u8; 4]],
     ) {
         let width = header.width;
         let [luma, chroma @ ..] = planes;
         for (y, pixels) in rows.clone().zip(pixels[rows.start * width..].chunks_exact_mut(width)) {
-            let units = &shown[y / (8 * layout.down)];
+            let units = &layout.shown[y / (8 * layout.down)];
             let columns = 8 * layout.across * units.start..(8 * layout.across * units.end).min(width);
             if columns.is_empty() {
                 continue;
