@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use jpeg_encoder::{ColorType, Encoder};
 
 use super::ClustersError;
-use crate::data::{Dataset, EvalTransform, RgbImage, decode_rgb_into, for_each_image};
+use crate::data::{Dataset, Decoder, EvalTransform, RgbImage, for_each_image};
 
 /// Thumbnails of a row of a sheet.
 pub(super) const COLUMNS: usize = 10;
@@ -27,7 +27,7 @@ pub(super) fn write_sheets(
 ) -> Result<(), ClustersError> {
     let progress = Mutex::new((0, progress));
     let sheets: Vec<&[usize]> = order.chunks(PER_SHEET).collect();
-    let results = for_each_image(0..sheets.len(), workers, |scratch: &mut (Vec<u8>, RgbImage), sheet| {
+    let results = for_each_image(0..sheets.len(), workers, |scratch: &mut (Vec<u8>, Decoder, RgbImage), sheet| {
         write_sheet(&folder.join(format!("{sheet:04}.jpg")), dataset, sheets[sheet], side_px, scratch)?;
         if let Ok(mut progress) = progress.lock() {
             progress.0 += sheets[sheet].len();
@@ -39,14 +39,20 @@ pub(super) fn write_sheets(
     results.into_iter().collect()
 }
 
-fn write_sheet(path: &Path, dataset: &Dataset, images: &[usize], side: usize, (encoded, image): &mut (Vec<u8>, RgbImage)) -> Result<(), ClustersError> {
-    let transform = EvalTransform { resize_px: side, crop_px: side, as_is_up_to_px: 0 };
+fn write_sheet(
+    path: &Path,
+    dataset: &Dataset,
+    images: &[usize],
+    side: usize,
+    (encoded, decoder, image): &mut (Vec<u8>, Decoder, RgbImage),
+) -> Result<(), ClustersError> {
+    let transform = EvalTransform { resize_px: side, crop_px: side, as_is_up_to_px: 0, exif_orientation: false };
     let (width, height) = (COLUMNS * side, images.len().div_ceil(COLUMNS) * side);
     let mut rgb = vec![255; 3 * width * height];
     for (place, &index) in images.iter().enumerate() {
         dataset.read_into(index, encoded)?;
         let named = |source| crate::data::DataError::Image { name: dataset.name(index), source: Box::new(source) };
-        decode_rgb_into(encoded, Default::default(), image).map_err(named)?;
+        decoder.decode(encoded, Default::default(), image).map_err(named)?;
         let thumbnail = transform.apply(image).map_err(named)?.data;
         let (left, top) = (place % COLUMNS * side, place / COLUMNS * side);
         for (pixel, index) in (0..side * side).map(|pixel| (pixel, (top + pixel / side) * width + left + pixel % side)) {

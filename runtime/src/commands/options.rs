@@ -65,6 +65,9 @@ pub(crate) struct InputOptions {
     /// Side of the crop from the centre, px [default: 224, of images resized to 256]
     #[arg(long, value_name = "PX")]
     crop: Option<usize>,
+    /// Turn images as their EXIF orientation says, as data.exif_orientation does in training
+    #[arg(long)]
+    exif_orientation: bool,
     /// Images of a batch
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
@@ -89,7 +92,7 @@ impl InputOptions {
         }
         // The official 256 to 224, for any size.
         let resize_for = |crop: usize| crop * 8 / 7;
-        let standard = EvalTransform::default();
+        let standard = EvalTransform { exif_orientation: self.exif_orientation, ..EvalTransform::default() };
         let transform = match (self.resize, self.crop, encoder.static_size()) {
             (None, None, None) => standard,
             (None, None, Some((height, width))) if height != width => {
@@ -97,11 +100,11 @@ impl InputOptions {
             }
             (None, None, Some((size, _))) => {
                 let as_is = if size <= standard.as_is_up_to_px { standard.as_is_up_to_px } else { 0 };
-                EvalTransform { resize_px: resize_for(size), crop_px: size, as_is_up_to_px: as_is }
+                EvalTransform { resize_px: resize_for(size), crop_px: size, as_is_up_to_px: as_is, ..standard }
             }
-            (Some(resize), None, _) => EvalTransform { resize_px: resize, crop_px: resize, as_is_up_to_px: 0 },
-            (None, Some(crop), _) => EvalTransform { resize_px: resize_for(crop), crop_px: crop, as_is_up_to_px: 0 },
-            (Some(resize), Some(crop), _) => EvalTransform { resize_px: resize, crop_px: crop, as_is_up_to_px: 0 },
+            (Some(resize), None, _) => EvalTransform { resize_px: resize, crop_px: resize, as_is_up_to_px: 0, ..standard },
+            (None, Some(crop), _) => EvalTransform { resize_px: resize_for(crop), crop_px: crop, as_is_up_to_px: 0, ..standard },
+            (Some(resize), Some(crop), _) => EvalTransform { resize_px: resize, crop_px: crop, as_is_up_to_px: 0, ..standard },
         };
         Ok(Extraction { representation, transform, batch_size: self.batch_size, workers: self.workers })
     }

@@ -7,7 +7,7 @@ use image::ImageFormat;
 use sha2::{Digest, Sha256};
 
 use super::dataset::Dataset;
-use super::decode::{DecodeOptions, RgbImage, decode_rgb_into};
+use super::decode::{DecodeOptions, Decoder, RgbImage};
 use super::each::for_each_image;
 use super::error::DataError;
 
@@ -56,11 +56,11 @@ struct Look {
 /// # Errors
 /// Threads that cannot be started. What is wrong with an image stands in the report.
 pub fn check(dataset: &Dataset, options: &CheckOptions) -> Result<CheckReport, DataError> {
-    let looks = for_each_image(0..dataset.len(), options.workers, |(encoded, image): &mut (Vec<u8>, RgbImage), index| {
+    let looks = for_each_image(0..dataset.len(), options.workers, |(encoded, decoder, image): &mut (Vec<u8>, Decoder, RgbImage), index| {
         if let Err(error) = dataset.read_into(index, encoded) {
             return Look { bytes: 0, hash: None, format: None, size: Err(error) };
         }
-        let decoded = decode_rgb_into(encoded, options.decode, image);
+        let decoded = decoder.decode(encoded, options.decode, image);
         let size = decoded.map(|()| (image.width(), image.height())).map_err(|source| DataError::Image { name: dataset.name(index), source: Box::new(source) });
         Look { bytes: encoded.len() as u64, hash: Some(Sha256::digest(&*encoded).into()), format: other_format(dataset.inner_name(index), encoded), size }
     })?;

@@ -131,6 +131,34 @@ fn copies_are_grouped_whatever_their_names() {
     assert_eq!(groups, [["a.png", "c.png"], ["b.png", "e.png"]]);
 }
 
+/// Where the tests run as root everything can be read, and there is nothing to see.
+#[cfg(unix)]
+#[test]
+fn files_and_folders_that_may_not_be_read_are_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let good = encode(&texture(20, 20), ImageFormat::Png);
+    std::fs::create_dir_all(folder.path().join("class/closed")).expect("folder");
+    for name in ["class/good.png", "class/forbidden.png", "class/closed/inside.png"] {
+        std::fs::write(folder.path().join(name), &good).expect("write");
+    }
+    let allow = |name: &str, mode| std::fs::set_permissions(folder.path().join(name), std::fs::Permissions::from_mode(mode)).expect("mode");
+    allow("class/forbidden.png", 0o000);
+    allow("class/closed", 0o000);
+    let readable = std::fs::File::open(folder.path().join("class/forbidden.png")).is_ok();
+    let opened = Dataset::open_with_problems(&[folder.path().into()]);
+    let lines = opened.map(|(dataset, problems)| {
+        let report = check(&dataset, &OPTIONS).expect("report");
+        problems.iter().map(ToString::to_string).chain(report.broken).collect::<Vec<String>>()
+    });
+    // The temporary folder can only be removed again if it can be listed.
+    allow("class/closed", 0o700);
+    let lines = lines.expect("data set");
+    for name in ["class/forbidden.png", "class/closed"] {
+        assert_eq!(lines.iter().filter(|line| line.contains(name)).count(), usize::from(!readable), "{name}: {lines:#?}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn folders_links_and_pipes_under_names_of_images_are_named() {

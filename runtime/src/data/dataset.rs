@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::error::DataError;
+use super::parquet::{self, ParquetFile};
 use super::random::{Purpose, Random};
 use super::{image_folder, path_list, shard_index, tar};
 
@@ -21,11 +22,13 @@ pub(super) fn is_image(path: &Path) -> bool {
     !hidden && EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-/// Where an archive member's bytes are.
+/// Where in its file an image's bytes are.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) offset: u64,
-    pub(super) len: u64,
+pub(super) enum Place {
+    /// A member of an archive.
+    Bytes { offset: u64, len: u64 },
+    /// A row of a table.
+    Row(u64),
 }
 
 /// An image found while opening a folder or an archive.
@@ -40,8 +43,16 @@ pub(super) struct Found {
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
-    /// The open file, of an archive.
-    archive: Option<File>,
+    container: Container,
+}
+
+/// What a source's images lie in.
+#[derive(Debug)]
+enum Container {
+    /// Files of their own in a folder.
+    Folder,
+    Archive(File),
+    Parquet(ParquetFile),
 }
 
 #[derive(Debug, Clone)]
@@ -75,8 +86,8 @@ pub struct Dataset {
 
 impl Dataset {
     /// Opens folders of class folders, flat folders of images, `.tar` archives (indexed here; the class of a member is that
-    /// of its `.cls` member or the name of the folder it is in), folders of `.tar` shards, `.txt` lists of paths, or several
-    /// of them.
+    /// of its `.cls` member or the name of the folder it is in), `.parquet` files with an image column (and mostly labels),
+    /// folders of `.tar` or `.parquet` shards, `.txt` lists of paths, or several of them.
     ///
     /// # Errors
     /// Paths that do not exist, are of another kind or cannot be read, and those without images.
@@ -164,8 +175,12 @@ impl Dataset {
         let entry = &self.entries[index];
         let source = &self.sources[entry.source];
         bytes.clear();
-        match (&source.archive, entry.place) {
-            (Some(archive), Some(Place { offset, len })) => {
+        match (&source.container, entry.place) {
+            (Container::Parquet(file), Some(Place::Row(row))) => file.read_into(row, bytes).map_err(|error| {
+                let source = DataError::Parquet { path: source.path.clone(), message: error.to_string() };
+                DataError::Image { name: self.name(index), source: Box::new(source) }
+            }),
+            (Container::Archive(archive), Some(Place::Bytes { offset, len })) => {
                 let read = archive.metadata().and_then(|metadata| {
                     // A length is believed only where there are as many bytes.
                     if offset.checked_add(len).is_none_or(|end| end > metadata.len()) {
@@ -191,9 +206,9 @@ impl Dataset {
     pub fn name(&self, index: usize) -> String {
         let entry = &self.entries[index];
         let source = &self.sources[entry.source];
-        match source.archive {
-            Some(_) => format!("{}:{}", source.path.display(), entry.name),
-            None => source.path.join(&entry.name).display().to_string(),
+        match source.container {
+            Container::Archive(_) | Container::Parquet(_) => format!("{}:{}", source.path.display(), entry.name),
+            Container::Folder => source.path.join(&entry.name).display().to_string(),
         }
     }
 
@@ -227,15 +242,20 @@ impl Dataset {
         &self.class_names
     }
 
-    /// SHA-256 over the names (inside their folder or archive) and sizes of all images, in hexadecimal: the same wherever
+    /// SHA-256 over the names (inside their folder or archive) and sizes of all images (of a Parquet file: its own), in hexadecimal: the same wherever
     /// the data lies, another one when images come, go or change their size. Asks the file system for every file's size.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
+        let mut table_lens = BTreeMap::new();
         for entry in &self.entries {
+            let source = &self.sources[entry.source].path;
+            // A file that has vanished is reported when it is read.
+            let file_len = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
             let len = match entry.place {
-                Some(place) => place.len,
-                // A file that has vanished is reported when it is read.
-                None => std::fs::metadata(self.sources[entry.source].path.join(&entry.name)).map_or(0, |metadata| metadata.len()),
+                Some(Place::Bytes { len, .. }) => len,
+                // The length of one row is not known without reading it.
+                Some(Place::Row(_)) => *table_lens.entry(entry.source).or_insert_with(|| file_len(source)),
+                None => file_len(&source.join(&entry.name)),
             };
             hash.update((entry.name.len() as u64).to_le_bytes());
             hash.update(entry.name.as_bytes());
@@ -255,9 +275,11 @@ fn open_path(path: &Path, problems: &mut Vec<DataError>) -> Result<Vec<(Source, 
     if !metadata.is_dir() {
         return if has_extension(path, "tar") {
             Ok(vec![(Source::archive(path)?, tar::scan(path)?)])
+        } else if has_extension(path, "parquet") {
+            Ok(vec![open_parquet(path)?])
         } else if has_extension(path, "txt") {
             let folder = path.parent().unwrap_or(Path::new("")).into();
-            Ok(vec![(Source { path: folder, archive: None }, path_list::read(path)?)])
+            Ok(vec![(Source { path: folder, container: Container::Folder }, path_list::read(path)?)])
         } else {
             Err(DataError::NotADataset { path: path.into() })
         };
@@ -271,19 +293,25 @@ fn open_path(path: &Path, problems: &mut Vec<DataError>) -> Result<Vec<(Source, 
         let io = |source| DataError::Io { path: path.into(), source };
         let entries = std::fs::read_dir(path).map_err(io)?.map(|entry| entry.map(|entry| entry.path()));
         let mut shards = entries.collect::<Result<Vec<_>, _>>().map_err(io)?;
-        shards.retain(|shard| has_extension(shard, "tar") && shard.is_file());
+        shards.retain(|shard| (has_extension(shard, "tar") || has_extension(shard, "parquet")) && shard.is_file());
         shards.sort_unstable();
         if !shards.is_empty() {
-            return shards.iter().map(|shard| Ok((Source::archive(shard)?, tar::scan(shard)?))).collect();
+            let open = |shard: &PathBuf| if has_extension(shard, "tar") { Ok((Source::archive(shard)?, tar::scan(shard)?)) } else { open_parquet(shard) };
+            return shards.iter().map(open).collect();
         }
     }
     problems.append(&mut listing.problems);
-    Ok(vec![(Source { path: path.into(), archive: None }, listing.images)])
+    Ok(vec![(Source { path: path.into(), container: Container::Folder }, listing.images)])
+}
+
+fn open_parquet(path: &Path) -> Result<(Source, Vec<Found>), DataError> {
+    let (file, found) = parquet::open(path)?;
+    Ok((Source { path: path.into(), container: Container::Parquet(file) }, found))
 }
 
 impl Source {
     fn archive(path: &Path) -> Result<Source, DataError> {
         let file = File::open(path).map_err(|source| DataError::Io { path: path.into(), source })?;
-        Ok(Source { path: path.into(), archive: Some(file) })
+        Ok(Source { path: path.into(), container: Container::Archive(file) })
     }
 }

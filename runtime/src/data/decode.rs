@@ -5,9 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader};
-use libjpeg_turbo_rs::{Decoder, PixelFormat};
+use libjpeg_turbo_rs::PixelFormat;
 
+use super::augment::crop::Window;
 use super::error::DataError;
+#[cfg(target_arch = "x86_64")]
+use super::jpeg;
 use super::orientation::turn;
 
 /// Most pixels an image may have: where Pillow refuses a "decompression bomb".
@@ -69,6 +72,14 @@ impl RgbImage {
         self.rgbx().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
     }
 
+    /// Makes room for the pixels of an image.
+    fn reserve(&mut self, width: usize, height: usize) {
+        let len = 4 * width * height;
+        if self.pixels.len() < len {
+            self.pixels.resize(len, 0);
+        }
+    }
+
     pub(super) fn fill(&mut self, width: usize, height: usize, pixels: impl Iterator<Item = [u8; 3]>) {
         (self.width, self.height) = (width, height);
         self.pixels.clear();
@@ -76,30 +87,84 @@ impl RgbImage {
     }
 }
 
-/// Decodes an image of any supported format with the default options. Grey becomes three equal channels, CMYK is converted
-/// as Pillow does, alpha is dropped and 16-bit samples keep their upper byte. Of an animation the first frame is taken.
-/// JPEGs have libjpeg-turbo's pixels (accurate integer DCT, fancy upsampling).
+/// Decodes an image of any supported format with the default options, as [`Decoder::decode`] does.
 ///
 /// # Errors
 /// Bytes that are no complete image, and images with too many pixels.
 pub fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, DataError> {
     let mut image = RgbImage::default();
-    decode_rgb_into(bytes, DecodeOptions::default(), &mut image)?;
+    Decoder::default().decode(bytes, DecodeOptions::default(), &mut image)?;
     Ok(image)
 }
 
-/// As [`decode_rgb`], into an image whose memory is used again.
-///
-/// # Errors
-/// As [`decode_rgb`]; `image` then holds nothing useful.
-pub fn decode_rgb_into(bytes: &[u8], options: DecodeOptions, image: &mut RgbImage) -> Result<(), DataError> {
-    // Decoders see hostile bytes: a panic in one of them is an error of the image, not the end of the run. `image` is
-    // only bytes and a size that is written last, so that it stays usable.
-    let decoded = catch_unwind(AssertUnwindSafe(|| match bytes {
-        [0xff, 0xd8, 0xff, ..] => decode_jpeg(bytes, options, image),
-        _ => decode_other(bytes, options, image),
-    }));
-    decoded.unwrap_or_else(|_| Err(DataError::Decode { message: "the decoder panicked".into() }))
+/// The parts of an image of some width and height that will be looked at.
+type Windows<'a> = &'a mut dyn FnMut(usize, usize) -> Vec<Window>;
+
+/// Decodes images one after another, with buffers that are used again.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    #[cfg(target_arch = "x86_64")]
+    jpeg: jpeg::Buffers,
+}
+
+impl Decoder {
+    /// Decodes an image of any supported format into `image`, whose memory is used again. Grey becomes three equal channels,
+    /// CMYK is converted as Pillow does, alpha is dropped and 16-bit samples keep their upper byte. Of an animation the first
+    /// frame is taken. JPEGs have libjpeg-turbo's pixels (accurate integer DCT, fancy upsampling).
+    ///
+    /// # Errors
+    /// Bytes that are no complete image, and images with too many pixels; `image` then holds nothing useful.
+    pub fn decode(&mut self, bytes: &[u8], options: DecodeOptions, image: &mut RgbImage) -> Result<(), DataError> {
+        self.decode_with(bytes, options, None, image)
+    }
+
+    /// As [`decode`](Self::decode), but only pixels in the windows are sure to be right, which can be faster. `windows` gives
+    /// them for the width and height of an image; it is not always called.
+    pub(super) fn decode_windows(&mut self, bytes: &[u8], options: DecodeOptions, windows: Windows<'_>, image: &mut RgbImage) -> Result<(), DataError> {
+        // Windows lie in the turned image.
+        self.decode_with(bytes, options, (!options.exif_orientation).then_some(windows), image)
+    }
+
+    fn decode_with(&mut self, bytes: &[u8], options: DecodeOptions, windows: Option<Windows<'_>>, image: &mut RgbImage) -> Result<(), DataError> {
+        // Decoders see hostile bytes: a panic in one of them is an error of the image, not the end of the run. `image` is
+        // only bytes and a size that is written last, so that it stays usable; buffers are made anew from image to image.
+        let decoded = catch_unwind(AssertUnwindSafe(|| match bytes {
+            [0xff, 0xd8, 0xff, ..] if self.decode_usual_jpeg(bytes, options, windows, image)? => Ok(()),
+            [0xff, 0xd8, 0xff, ..] => decode_jpeg(bytes, options, image),
+            _ => decode_other(bytes, options, image),
+        }));
+        decoded.unwrap_or_else(|_| Err(DataError::Decode { message: "the decoder panicked".into() }))
+    }
+
+    /// Decodes a JPEG of the usual kind; false if it is another one.
+    #[cfg(target_arch = "x86_64")]
+    fn decode_usual_jpeg(&mut self, bytes: &[u8], options: DecodeOptions, windows: Option<Windows<'_>>, image: &mut RgbImage) -> Result<bool, DataError> {
+        let Some(header) = jpeg::parse(bytes) else { return Ok(false) };
+        check_pixels(header.width, header.height, options.pixel_limit)?;
+        image.reserve(header.width, header.height);
+        let pixels = &mut image.pixels.as_chunks_mut().0[..header.width * header.height];
+        let windows = windows.map(|windows| windows(header.width, header.height));
+        if !jpeg::decode(&header, &mut self.jpeg, windows.as_deref(), pixels) {
+            return Ok(false);
+        }
+        (image.width, image.height) = (header.width, header.height);
+        if options.exif_orientation {
+            turn_as_exif_says(image, header.exif);
+        }
+        Ok(true)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn decode_usual_jpeg(&mut self, _: &[u8], _: DecodeOptions, _: Option<Windows<'_>>, _: &mut RgbImage) -> Result<bool, DataError> {
+        Ok(false)
+    }
+}
+
+/// Turns an image by its Exif data; an orientation that cannot be read is none.
+fn turn_as_exif_says(image: &mut RgbImage, exif: Option<&[u8]>) {
+    if let Some(orientation) = exif.and_then(Orientation::from_exif_chunk) {
+        turn(image, orientation);
+    }
 }
 
 fn check_pixels(width: usize, height: usize, limit: usize) -> Result<(), DataError> {
@@ -111,20 +176,15 @@ fn check_pixels(width: usize, height: usize, limit: usize) -> Result<(), DataErr
 
 fn decode_jpeg(bytes: &[u8], options: DecodeOptions, image: &mut RgbImage) -> Result<(), DataError> {
     let error = |error: libjpeg_turbo_rs::JpegError| DataError::Decode { message: format!("JPEG: {error}") };
-    let mut decoder = Decoder::new(bytes).map_err(error)?;
+    let mut decoder = libjpeg_turbo_rs::Decoder::new(bytes).map_err(error)?;
     let (width, height) = (usize::from(decoder.header().width), usize::from(decoder.header().height));
     check_pixels(width, height, options.pixel_limit)?;
     decoder.set_output_format(PixelFormat::Rgbx);
-    let len = 4 * width * height;
-    if image.pixels.len() < len {
-        image.pixels.resize(len, 0);
-    }
+    image.reserve(width, height);
     let info = decoder.decode_image_into(&mut image.pixels).map_err(error)?;
     (image.width, image.height) = (info.width, info.height);
-    if options.exif_orientation
-        && let Some(orientation) = info.exif_data.as_deref().and_then(Orientation::from_exif_chunk)
-    {
-        turn(image, orientation);
+    if options.exif_orientation {
+        turn_as_exif_says(image, info.exif_data.as_deref());
     }
     Ok(())
 }
@@ -178,7 +238,7 @@ mod tests {
         encoder.encode(&rgb, 16, 8, jpeg_encoder::ColorType::Rgb).expect("JPEG");
         let decode = |exif_orientation| {
             let mut image = RgbImage::default();
-            decode_rgb_into(&jpeg, DecodeOptions { exif_orientation, ..DecodeOptions::default() }, &mut image).expect("image");
+            Decoder::default().decode(&jpeg, DecodeOptions { exif_orientation, ..DecodeOptions::default() }, &mut image).expect("image");
             image
         };
         let plain = decode(false);
@@ -203,9 +263,9 @@ mod tests {
     #[test]
     fn an_image_with_too_many_pixels_is_refused_before_decoding() {
         let bytes = png(DynamicImage::new_rgb8(20, 10));
-        let error = decode_rgb_into(&bytes, limit(199), &mut RgbImage::default()).expect_err("200 pixels");
+        let error = Decoder::default().decode(&bytes, limit(199), &mut RgbImage::default()).expect_err("200 pixels");
         assert!(matches!(error, DataError::TooManyPixels { width: 20, height: 10, limit: 199 }), "{error}");
-        decode_rgb_into(&bytes, limit(200), &mut RgbImage::default()).expect("exactly the limit");
+        Decoder::default().decode(&bytes, limit(200), &mut RgbImage::default()).expect("exactly the limit");
     }
 
     #[test]
@@ -218,8 +278,8 @@ mod tests {
     #[test]
     fn an_image_can_be_decoded_into_a_larger_ones_memory() {
         let mut image = RgbImage::default();
-        decode_rgb_into(&png(DynamicImage::new_rgb8(20, 10)), limit(1000), &mut image).expect("image");
-        decode_rgb_into(&png(DynamicImage::new_rgb8(3, 2)), limit(1000), &mut image).expect("image");
+        Decoder::default().decode(&png(DynamicImage::new_rgb8(20, 10)), limit(1000), &mut image).expect("image");
+        Decoder::default().decode(&png(DynamicImage::new_rgb8(3, 2)), limit(1000), &mut image).expect("image");
         assert_eq!((image.width(), image.height(), image.rgbx().len()), (3, 2, 24));
     }
 }

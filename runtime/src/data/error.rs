@@ -7,17 +7,19 @@ use std::path::PathBuf;
 pub enum DataError {
     /// A path that does not exist.
     #[error(
-        "{path}: no such file or folder; expected a folder of class folders, a flat folder of images, a .tar, a folder of .tar shards or a .txt list of paths"
+        "{path}: no such file or folder; expected a folder of class folders, a flat folder of images, a .tar or .parquet file, a folder of such shards or a .txt list of paths"
     )]
     Missing {
         /// The path as given.
         path: PathBuf,
     },
     /// No path at all.
-    #[error("no data given: expected at least one folder or .tar")]
+    #[error("no data given: expected at least one folder, .tar or .parquet")]
     NoPaths,
     /// A file that is not an archive.
-    #[error("{path}: expected a folder, an uncompressed .tar or a .txt list of paths, got another kind of file; unpack it, or pass the folder it is in")]
+    #[error(
+        "{path}: expected a folder, an uncompressed .tar, a .parquet or a .txt list of paths, got another kind of file; unpack it, or pass the folder it is in"
+    )]
     NotADataset {
         /// The path as given.
         path: PathBuf,
@@ -55,6 +57,14 @@ pub enum DataError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A Parquet file that cannot be read or has no images.
+    #[error("{path}: cannot read the Parquet file: {message}; files are read uncompressed or with Snappy")]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
     },
     /// An index that does not belong to its shards.
     #[error("{path}: {message}; write the shards again with `swav-rt data pack`, or remove the index to have the shards scanned")]

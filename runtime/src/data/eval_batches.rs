@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::augment::resize::Resizer;
 use super::dataset::Dataset;
-use super::decode::{DecodeOptions, RgbImage, decode_rgb_into};
+use super::decode::{DecodeOptions, Decoder, RgbImage};
 use super::each::thread_count;
 use super::error::DataError;
 use super::eval_transform::EvalTransform;
@@ -58,7 +58,7 @@ pub fn load_eval_batches(dataset: Arc<Dataset>, transform: EvalTransform, batch_
         let (sender, receiver) = sync_channel(1);
         let dataset = Arc::clone(&dataset);
         let work = move || {
-            let mut scratch = (Vec::new(), RgbImage::default(), Resizer::default());
+            let mut scratch = Scratch::default();
             for batch in (worker..batches).step_by(workers) {
                 let indices = batch * batch_size..((batch + 1) * batch_size).min(dataset.len());
                 // The receiver goes when the iterator is dropped.
@@ -73,17 +73,27 @@ pub fn load_eval_batches(dataset: Arc<Dataset>, transform: EvalTransform, batch_
     Ok(EvalBatches { channels, threads, next: 0, batches, size: None, dataset })
 }
 
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    encoded: Vec<u8>,
+    decoder: Decoder,
+    image: RgbImage,
+    resizer: Resizer,
+}
+
 fn make_batch(
     dataset: &Dataset,
     transform: EvalTransform,
     indices: std::ops::Range<usize>,
-    (encoded, image, resizer): &mut (Vec<u8>, RgbImage, Resizer),
+    Scratch { encoded, decoder, image, resizer }: &mut Scratch,
 ) -> Result<EvalBatch, DataError> {
+    let decode = DecodeOptions { exif_orientation: transform.exif_orientation, ..DecodeOptions::default() };
     let mut batch = EvalBatch { labels: Vec::new(), indices: Vec::new(), height: 0, width: 0, data: Vec::new() };
     for index in indices.clone() {
         let named = |source| DataError::Image { name: dataset.name(index), source: Box::new(source) };
         dataset.read_into(index, encoded)?;
-        decode_rgb_into(encoded, DecodeOptions::default(), image).map_err(named)?;
+        decoder.decode(encoded, decode, image).map_err(named)?;
         let made = transform.apply_with(image, resizer).map_err(named)?;
         if batch.indices.is_empty() {
             (batch.height, batch.width) = (made.height, made.width);

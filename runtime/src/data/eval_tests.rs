@@ -28,13 +28,13 @@ fn large_images_are_resized_and_cropped_around_their_centre() {
         // The middle of a gradient, within two pixels of a small image blown up.
         assert!(centre.abs_diff(127) <= 10, "{width}x{height}: {centre}");
     }
-    let transform = EvalTransform { resize_px: 16, crop_px: 16, as_is_up_to_px: 0 };
+    let transform = EvalTransform { resize_px: 16, crop_px: 16, as_is_up_to_px: 0, ..EvalTransform::default() };
     assert_eq!(transform.apply(&gradient(32, 32)).expect("preprocessed").width, 16);
 }
 
 #[test]
 fn a_crop_larger_than_the_image_is_refused() {
-    let transform = EvalTransform { resize_px: 64, crop_px: 224, as_is_up_to_px: 64 };
+    let transform = EvalTransform { resize_px: 64, crop_px: 224, as_is_up_to_px: 64, ..EvalTransform::default() };
     let error = transform.apply(&gradient(100, 100)).expect_err("too large").to_string();
     assert!(error.contains("224") && error.contains("64"), "{error}");
 }
@@ -79,8 +79,28 @@ fn images_of_different_sizes_and_broken_ones_are_named() {
     }
     let broken = folder.path().join("b").join(synth::class_name(0)).join("000001.jpg");
     std::fs::write(&broken, b"nothing").expect("write");
-    let transform = EvalTransform { resize_px: 16, crop_px: 16, as_is_up_to_px: 0 };
+    let transform = EvalTransform { resize_px: 16, crop_px: 16, as_is_up_to_px: 0, ..EvalTransform::default() };
     let results: Vec<_> = load_eval_batches(dataset, transform, 1, 2).expect("threads").collect();
     assert_eq!(results.len(), 4);
     assert!(results[3].as_ref().expect_err("broken").to_string().contains("000001.jpg"));
+}
+
+#[test]
+fn photos_are_turned_only_when_asked_for() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    // Dark on the left; orientation 6 turns the left side up.
+    let rgb: Vec<u8> = (0..16 * 16).flat_map(|i| [if i % 16 < 8 { 0 } else { 255 }; 3]).collect();
+    let mut jpeg = Vec::new();
+    let mut encoder = jpeg_encoder::Encoder::new(&mut jpeg, 95);
+    let exif = [&b"Exif\0\0II*\0\x08\0\0\0\x01\0"[..], &[0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0], &[0; 4]].concat();
+    encoder.add_app_segment(1, exif).expect("segment");
+    encoder.encode(&rgb, 16, 16, jpeg_encoder::ColorType::Rgb).expect("JPEG");
+    std::fs::write(folder.path().join("photo.jpg"), jpeg).expect("write");
+    let dataset = Arc::new(Dataset::open(&[folder.path().into()]).expect("data set"));
+    for exif_orientation in [false, true] {
+        let transform = EvalTransform { exif_orientation, ..EvalTransform::default() };
+        let batch = load_eval_batches(Arc::clone(&dataset), transform, 1, 1).expect("threads").next().expect("a batch").expect("batch");
+        // The upper right corner is bright only where the dark side lies on the left.
+        assert_eq!(batch.data[15] < 128, exif_orientation);
+    }
 }

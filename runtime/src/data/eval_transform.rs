@@ -15,12 +15,14 @@ pub struct EvalTransform {
     pub crop_px: usize,
     /// Images with both sides up to this are used as they are, px; 0 to resize every image.
     pub as_is_up_to_px: usize,
+    /// Whether images are first turned as their EXIF orientation says, which torchvision does not do. Best as in training.
+    pub exif_orientation: bool,
 }
 
 impl Default for EvalTransform {
-    /// Resize 256, centre crop 224, images up to 64 px as they are.
+    /// Resize 256, centre crop 224, images up to 64 px as they are, none turned.
     fn default() -> EvalTransform {
-        EvalTransform { resize_px: 256, crop_px: 224, as_is_up_to_px: 64 }
+        EvalTransform { resize_px: 256, crop_px: 224, as_is_up_to_px: 64, exif_orientation: false }
     }
 }
 

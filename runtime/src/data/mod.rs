@@ -14,10 +14,13 @@ mod error;
 mod eval_batches;
 mod eval_transform;
 mod image_folder;
+#[cfg(target_arch = "x86_64")]
+mod jpeg;
 mod loader;
 mod multi_crop;
 mod orientation;
 pub mod pack;
+mod parquet;
 mod path_list;
 mod random;
 mod ring;
@@ -38,11 +41,13 @@ mod eval_tests;
 mod loader_tests;
 #[cfg(test)]
 mod pack_tests;
+#[cfg(test)]
+mod parquet_tests;
 
 pub use batch::Batch;
 pub use broken::BrokenPolicy;
 pub use dataset::Dataset;
-pub use decode::{DEFAULT_PIXEL_LIMIT, DecodeOptions, RgbImage, decode_rgb, decode_rgb_into};
+pub use decode::{DEFAULT_PIXEL_LIMIT, DecodeOptions, Decoder, RgbImage, decode_rgb};
 pub(crate) use each::{for_each_image, thread_count};
 pub use error::DataError;
 pub use eval_batches::{EvalBatch, EvalBatches, load_eval_batches};

@@ -102,9 +102,18 @@ impl MultiCrop {
     ///
     /// # Panics
     /// If `out` does not have [`bytes_per_image`](Self::bytes_per_image) bytes or the image is empty.
-    pub fn apply(&self, image: &RgbImage, random: &mut Random, scratch: &mut Scratch, mut out: &mut [u8], times: &mut StageTimes) {
+    pub fn apply(&self, image: &RgbImage, random: &mut Random, scratch: &mut Scratch, out: &mut [u8], times: &mut StageTimes) {
+        let plans: Vec<CropPlan> = self.plan(random, image.width(), image.height()).collect();
+        self.apply_plans(image, &plans, scratch, out, times);
+    }
+
+    /// Makes the crops that [`plan`](Self::plan) drew for an image of this size.
+    ///
+    /// # Panics
+    /// As [`apply`](Self::apply), and if a window reaches outside the image.
+    pub(super) fn apply_plans(&self, image: &RgbImage, plans: &[CropPlan], scratch: &mut Scratch, mut out: &mut [u8], times: &mut StageTimes) {
         assert_eq!(out.len(), self.bytes_per_image(), "a buffer for all crops of an image");
-        for plan in self.plan(random, image.width(), image.height()) {
+        for plan in plans {
             let (crop, rest) = out.split_at_mut(crop_bytes(plan.size_px));
             plan.apply(image, scratch, crop, times);
             out = rest;

@@ -10,7 +10,7 @@ use jpeg_encoder::{ColorType, Encoder};
 use super::augment::crop::Window;
 use super::augment::resize::Resizer;
 use super::dataset::{Dataset, Found, Place};
-use super::decode::{DecodeOptions, RgbImage, decode_rgb_into};
+use super::decode::{DecodeOptions, Decoder, RgbImage};
 use super::each::{for_each_image, thread_count};
 use super::error::DataError;
 use super::shard_index::{self, Shard};
@@ -54,6 +54,7 @@ pub struct Packed {
 
 #[derive(Default)]
 struct Buffers {
+    decoder: Decoder,
     image: RgbImage,
     resizer: Resizer,
     planes: Vec<u8>,
@@ -106,8 +107,8 @@ fn encode(dataset: &Dataset, index: usize, reencode: Option<Reencode>, buffers: 
     let name = dataset.inner_name(index);
     let Some(Reencode { max_side_px, quality, decode }) = reencode else { return Ok((name.into(), encoded)) };
     let named = |source| DataError::Image { name: dataset.name(index), source: Box::new(source) };
-    let Buffers { image, resizer, planes } = buffers;
-    decode_rgb_into(&encoded, decode, image).map_err(named)?;
+    let Buffers { decoder, image, resizer, planes } = buffers;
+    decoder.decode(&encoded, decode, image).map_err(named)?;
     let (width, height) = (image.width(), image.height());
     // A turned image must be written again: shards hold pixels as they are used.
     if width.max(height) <= max_side_px && encoded.starts_with(&[0xff, 0xd8, 0xff]) && !decode.exif_orientation {
@@ -164,9 +165,9 @@ impl ShardWriter {
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
         file.append_data(&mut header, &name, bytes).map_err(io)?;
-        let place = Place { offset: self.position + long_name + BLOCK, len: bytes.len() as u64 };
-        self.position = (place.offset + place.len).next_multiple_of(BLOCK);
-        self.images.push((self.shards.len() - 1, Found { name, class, place: Some(place) }));
+        let (offset, len) = (self.position + long_name + BLOCK, bytes.len() as u64);
+        self.position = (offset + len).next_multiple_of(BLOCK);
+        self.images.push((self.shards.len() - 1, Found { name, class, place: Some(Place::Bytes { offset, len }) }));
         Ok(())
     }
 

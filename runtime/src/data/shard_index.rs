@@ -42,7 +42,7 @@ pub(super) fn write(folder: &Path, shards: &[Shard], images: &[(usize, Found)]) 
     let header = Header { format: FORMAT.into(), version: VERSION, shards: shards.to_vec() };
     let mut text = serde_json::to_string(&header).map_err(|error| io(error.into()))?;
     for (shard, Found { name, class, place }) in images {
-        let Some(Place { offset, len }) = *place else { continue };
+        let Some(Place::Bytes { offset, len }) = *place else { continue };
         text.push('\n');
         text += &serde_json::to_string(&Line(*shard, offset, len, name.clone(), class.clone())).map_err(|error| io(error.into()))?;
     }
@@ -80,7 +80,7 @@ pub(super) fn read(folder: &Path) -> Result<Vec<(Shard, Vec<Found>)>, DataError>
         let Line(shard, offset, len, name, class) = serde_json::from_str(&line).map_err(|error| wrong(format!("line {}: {error}", number + 2)))?;
         let inside = |bytes: u64| offset.checked_add(len).is_some_and(|end| end <= bytes);
         match shards.get_mut(shard) {
-            Some((shard, images)) if inside(shard.bytes) => images.push(Found { name, class, place: Some(Place { offset, len }) }),
+            Some((shard, images)) if inside(shard.bytes) => images.push(Found { name, class, place: Some(Place::Bytes { offset, len }) }),
             _ => return Err(wrong(format!("line {}: {name} lies outside of its shard", number + 2))),
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn scan(path: &Path) -> Result<Vec<Found>, DataError> {
         }
         let class = member.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
         let name = member.to_string_lossy().trim_start_matches("./").to_owned();
-        found.push(Found { name, class, place: Some(Place { offset: entry.raw_file_position(), len: entry.size() }) });
+        found.push(Found { name, class, place: Some(Place::Bytes { offset: entry.raw_file_position(), len: entry.size() }) });
     }
     for image in &mut found {
         if let Some(class) = classes.get(sample_key(&image.name)) {

@@ -1,11 +1,12 @@
 //! One thread of the loader: reads, decodes and augments images.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::dataset::Dataset;
-use super::decode::{DecodeOptions, RgbImage, decode_rgb_into};
+use super::decode::{DecodeOptions, Decoder, RgbImage};
 use super::error::DataError;
-use super::multi_crop::{MultiCrop, Scratch, crop_bytes};
+use super::multi_crop::{CropPlan, MultiCrop, Scratch, crop_bytes};
 use super::random::{Purpose, Random};
 use super::ring::{Claim, Ring, Slot, lock};
 use super::stages::{Lap, StageTimes};
@@ -22,7 +23,10 @@ pub(super) struct Worker {
     /// Images claimed at once.
     run: usize,
     encoded: Vec<u8>,
+    decoder: Decoder,
     image: RgbImage,
+    /// What was drawn for the image's crops.
+    plans: Vec<CropPlan>,
     scratch: Scratch,
     /// All crops of one image.
     crops: Vec<u8>,
@@ -42,7 +46,19 @@ impl Drop for PanicReport<'_> {
 impl Worker {
     pub(super) fn new(dataset: Arc<Dataset>, multi_crop: MultiCrop, decode: DecodeOptions, seed: u64, run: usize) -> Worker {
         let crops = vec![0; multi_crop.bytes_per_image()];
-        Worker { dataset, multi_crop, decode, seed, run, encoded: Vec::new(), image: RgbImage::default(), scratch: Scratch::default(), crops }
+        Worker {
+            dataset,
+            multi_crop,
+            decode,
+            seed,
+            run,
+            encoded: Vec::new(),
+            decoder: Decoder::default(),
+            image: RgbImage::default(),
+            plans: Vec::new(),
+            scratch: Scratch::default(),
+            crops,
+        }
     }
 
     /// Makes images until the stream ends.
@@ -62,13 +78,13 @@ impl Worker {
         let mut times = StageTimes { images: 1, ..StageTimes::default() };
         let mut broken = None;
         let mut error = None;
-        if let Err(first) = self.read(index, &mut times) {
+        let draws = Random::new(self.seed, Purpose::Augment, epoch, index as u64);
+        if let Err(first) = self.read(index, &draws, &mut times) {
             broken = Some((place, first.to_string()));
-            error = self.read_substitute(epoch, index, first, &mut times).err();
+            error = self.read_substitute(epoch, index, &draws, first, &mut times).err();
         }
         if error.is_none() {
-            let mut random = Random::new(self.seed, Purpose::Augment, epoch, index as u64);
-            self.multi_crop.apply(&self.image, &mut random, &mut self.scratch, &mut self.crops, &mut times);
+            self.multi_crop.apply_plans(&self.image, &self.plans, &mut self.scratch, &mut self.crops, &mut times);
         }
 
         let mut clock = Lap::start();
@@ -88,22 +104,35 @@ impl Worker {
         }
     }
 
-    fn read(&mut self, index: usize, times: &mut StageTimes) -> Result<(), DataError> {
+    /// Reads and decodes an image, and plans its crops, so that only what they show need be decoded.
+    fn read(&mut self, index: usize, draws: &Random, times: &mut StageTimes) -> Result<(), DataError> {
         let mut clock = Lap::start();
         self.dataset.read_into(index, &mut self.encoded)?;
         times.encoded_bytes += self.encoded.len() as u64;
         times.read += clock.lap();
-        let decoded = decode_rgb_into(&self.encoded, self.decode, &mut self.image);
+        let (multi_crop, plans) = (&self.multi_crop, &mut self.plans);
+        let planned = Cell::new(None);
+        let mut plan = |width, height| {
+            planned.set(Some((width, height)));
+            plans.clear();
+            plans.extend(multi_crop.plan(&mut draws.clone(), width, height));
+            plans.iter().map(|plan| plan.window).collect()
+        };
+        let decoded = self.decoder.decode_windows(&self.encoded, self.decode, &mut plan, &mut self.image);
+        let size = (self.image.width(), self.image.height());
+        if decoded.is_ok() && planned.get() != Some(size) {
+            plan(size.0, size.1);
+        }
         times.decode += clock.lap();
         decoded.map_err(|source| DataError::Image { name: self.dataset.name(index), source: Box::new(source) })
     }
 
     /// Reads the first readable of the images drawn for the place of a broken one.
-    fn read_substitute(&mut self, epoch: u64, index: usize, mut last: DataError, times: &mut StageTimes) -> Result<(), DataError> {
+    fn read_substitute(&mut self, epoch: u64, index: usize, draws: &Random, mut last: DataError, times: &mut StageTimes) -> Result<(), DataError> {
         let mut random = Random::new(self.seed, Purpose::Substitute, epoch, index as u64);
         for _ in 0..SUBSTITUTE_TRIES {
             let other = random.below(self.dataset.len());
-            match self.read(other, times) {
+            match self.read(other, draws, times) {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }

@@ -1,6 +1,6 @@
 //! What a data set is like, as far as it matters for settings.
 
-use crate::data::{DataError, Dataset, RgbImage, decode_rgb_into, for_each_image};
+use crate::data::{DataError, Dataset, Decoder, RgbImage, for_each_image};
 
 /// Images whose size is looked at.
 const SAMPLE: usize = 200;
@@ -25,9 +25,9 @@ impl DataFacts {
     /// A sample of which no image can be read.
     pub fn of(dataset: &Dataset) -> Result<DataFacts, DataError> {
         let count = dataset.len().min(SAMPLE);
-        let sides = for_each_image(0..count, 0, |(encoded, image): &mut (Vec<u8>, RgbImage), number| {
+        let sides = for_each_image(0..count, 0, |(encoded, decoder, image): &mut (Vec<u8>, Decoder, RgbImage), number| {
             dataset.read_into(number * dataset.len() / count, encoded)?;
-            decode_rgb_into(encoded, Default::default(), image)?;
+            decoder.decode(encoded, Default::default(), image)?;
             Ok(image.width().min(image.height()))
         })?;
         let (good, broken): (Vec<_>, Vec<_>) = sides.into_iter().partition(Result::is_ok);

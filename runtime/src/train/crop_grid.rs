@@ -53,7 +53,7 @@ pub(super) fn crop_grid(preset: &Preset, batch: &Batch) -> Option<CropGrid> {
 /// Draws a crop, u8 [3, size, size], into a square of `side` px.
 fn draw(rgb: &mut [u8], width: usize, planar: &[u8], size: usize, side: usize, (left, top): (usize, usize)) -> Option<()> {
     let interleaved: Vec<u8> = (0..size * size).flat_map(|pixel| [0, 1, 2].map(|channel| planar[channel * size * size + pixel])).collect();
-    let transform = EvalTransform { resize_px: side, crop_px: side, as_is_up_to_px: 0 };
+    let transform = EvalTransform { resize_px: side, crop_px: side, as_is_up_to_px: 0, exif_orientation: false };
     let drawn = transform.apply(&RgbImage::from_rgb(size, size, &interleaved)).ok()?.data;
     for pixel in 0..side * side {
         let place = 3 * ((top + pixel / side) * width + left + pixel % side);

@@ -179,7 +179,7 @@ fn crop_and_resize_is_within_one_level_of_pillow() {
 
 #[test]
 fn evaluation_preprocessing_is_within_one_level_of_torchvision() {
-    let transform = EvalTransform { resize_px: 40, crop_px: 32, as_is_up_to_px: 0 };
+    let transform = EvalTransform { resize_px: 40, crop_px: 32, as_is_up_to_px: 0, ..EvalTransform::default() };
     let image = transform.apply(&smooth(120, 90)).expect("preprocessed");
     let expected = golden(&cases().evaluation);
     assert_eq!(image.data.len(), expected.len());

@@ -25,4 +25,6 @@ pub(crate) fn truncate(x: f32) -> u8 {
 }
 
 #[cfg(test)]
+mod crop_tests;
+#[cfg(test)]
 mod golden_tests;
