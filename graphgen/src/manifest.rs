@@ -67,6 +67,9 @@ pub struct Manifest {
     /// What `train_step.onnx` needs beside itself where it is the step of one micro-batch.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub accumulation: Option<AccumulationSpec>,
+    /// Loss scale that a run in mixed precision starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_loss_scale: Option<f64>,
     /// SHA-256 over all graphs and the preset, hexadecimal: equal hashes mean interchangeable directories.
     pub hash: String,
     /// What `init.safetensors` took from a file of weights; absent without one.

@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let init = args.init.as_ref().map(|file| anyhow::Ok(import(file, &artifacts::network_shapes(&preset)?)?)).transpose().with_context(context)?;
     let manifest = artifacts::export_from(&preset, &args.out, init).with_context(context)?;
     let parameters: usize = manifest.parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
-    println!("{}: {} parameters in {} tensors, target {:?}", args.out.display(), parameters, manifest.parameters.len(), manifest.target);
+    println!("{}: {} parameters in {} tensors, target {}", args.out.display(), parameters, manifest.parameters.len(), manifest.target);
     if let (Some(file), Some(report)) = (&args.init, &manifest.init) {
         println!("initial weights from {}:", file.display());
         report.lines().iter().for_each(|line| println!("  {line}"));

@@ -1,6 +1,7 @@
 //! ONNX files: the protobuf messages, the writer, reading files back, inspection.
 
 mod cost;
+mod emulate;
 mod file;
 mod functions;
 mod inspection;
@@ -15,6 +16,7 @@ mod tests;
 mod writer;
 
 pub use cost::Cost;
+pub use emulate::emulate_f16;
 pub use file::{FileError, encode, read_model};
 pub use inspection::{Inspection, Size, inspect};
 pub use writer::{Dim, ModelOptions, write_model};

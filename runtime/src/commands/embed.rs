@@ -37,7 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(UsageError(format!("--out {}: expected a name ending in .npy or .safetensors", args.out.display())).into());
     }
     let dataset = Arc::new(Dataset::open(&args.data)?);
-    let options = SessionOptions { threads: args.features.threads, operators: None };
+    let options = SessionOptions { threads: args.features.threads, operators: None, ..SessionOptions::default() };
     let mut encoder = Encoder::open(&environment()?, &args.features.encoder, &options)?;
     let extraction = args.features.extraction(&encoder)?;
     let bar = image_bar(dataset.len());

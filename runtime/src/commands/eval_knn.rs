@@ -81,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn labelled(environment: &Environment, options: &FeatureOptions, dataset: &Arc<Dataset>, classes: &[String], name: &str) -> anyhow::Result<Labelled> {
     tracing::info!("features of {} {name} images", dataset.len());
-    let session = SessionOptions { threads: options.threads, operators: None };
+    let session = SessionOptions { threads: options.threads, operators: None, ..SessionOptions::default() };
     let mut encoder = Encoder::open(environment, &options.encoder, &session)?;
     let extraction = options.extraction(&encoder)?;
     let bar = image_bar(dataset.len());

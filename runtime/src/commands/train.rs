@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use graphgen::artifacts;
-use graphgen::preset::Preset;
+use graphgen::preset::Provider;
 
 use super::UsageError;
-use super::options::{Device, Engine};
+use super::options::{Engine, check_provider, with_provider};
+use crate::session::ProviderOptions;
 use crate::session::environment::environment;
 use crate::train::{GraphSource, Resume, TrainOptions, train};
 
@@ -45,9 +46,9 @@ pub struct Args {
     /// What runs the graphs
     #[arg(long, value_enum, default_value_t = Engine::Stock)]
     pub(crate) engine: Engine,
-    /// Where the graphs run
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub(crate) provider: Device,
+    /// Where the graphs run [default: the preset's train.provider]
+    #[arg(long, value_enum)]
+    pub provider: Option<Provider>,
 }
 
 /// Runs the command.
@@ -56,11 +57,11 @@ pub struct Args {
 /// Whatever keeps the run from starting, before anything is written, or stops it.
 pub fn run(args: Args) -> anyhow::Result<()> {
     args.engine.check()?;
-    args.provider.check()?;
     let source = match (args.preset, args.graphs) {
-        (Some(file), None) => GraphSource::Preset(Box::new(Preset::load(&file, &args.set)?)),
+        (Some(file), None) => GraphSource::Preset(Box::new(with_provider(&file, &args.set, args.provider)?)),
         (None, Some(directory)) => {
             let preset = Box::new(artifacts::open(&directory)?.preset);
+            check_provider(&preset, args.provider)?;
             GraphSource::Directory { directory, preset }
         }
         _ => return Err(UsageError("expected either --preset or --graphs".into()).into()),
@@ -71,6 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         path => Resume::From(path.into()),
     };
     let environment = environment()?;
+    ProviderOptions::of(source.preset()).check()?;
     let run = args.out.clone();
     let options = TrainOptions { source, data: args.data, run: args.out, max_steps: args.max_steps, resume, init: args.init, threads: args.threads };
     let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;

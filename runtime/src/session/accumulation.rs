@@ -10,7 +10,7 @@ use ort::value::Tensor;
 
 use super::bound::Bound;
 use super::queue::Queue;
-use super::state::{EngineError, Tensors, zeros};
+use super::state::{EngineError, Memory, Tensors, zeros};
 use super::{SessionOptions, stock};
 
 /// The graphs before the backward passes, and what they hand on.
@@ -30,6 +30,7 @@ impl Accumulation {
     ///
     /// # Errors
     /// Graphs that ONNX Runtime does not accept, or whose inputs and outputs are not those of the contract.
+    #[allow(clippy::too_many_arguments, reason = "one caller hands over what the graphs share")]
     pub(super) fn open(
         environment: &Environment,
         directory: &Path,
@@ -38,6 +39,7 @@ impl Accumulation {
         options: &SessionOptions,
         bind_state: impl Fn(&mut IoBinding, &str) -> ort::Result<bool>,
         mut queue: Option<&mut Queue>,
+        memory: &Memory,
     ) -> Result<Accumulation, EngineError> {
         let mut embed_step = Bound::open(environment, directory, &spec.embed_step, options)?;
         let mut assign_step = Bound::open(environment, directory, &spec.assign_step, options)?;
@@ -45,13 +47,13 @@ impl Accumulation {
 
         let mut embeddings: Vec<Tensor<f32>> = Vec::new();
         while let Some(input) = spec.assign_step.inputs.iter().find(|input| input.name == format!("micro/{}/embeddings", embeddings.len())) {
-            embeddings.push(zeros(&input.shape).map_err(allocating())?);
+            embeddings.push(memory.zeros(&input.shape).map_err(allocating())?);
         }
         if embeddings.is_empty() {
             return Err(assign_step.contract("expected an input micro/0/embeddings, found none"));
         }
         let codes = || stock::named(train_step_inputs, |name| name == "codes" || name.starts_with("codes/"));
-        let mut codes = embeddings.iter().map(|_| Tensors::zeros(codes())).collect::<Result<Vec<_>, _>>()?;
+        let mut codes = embeddings.iter().map(|_| Tensors::zeros_in(memory, codes())).collect::<Result<Vec<_>, _>>()?;
         let mut stats = Tensors::zeros(stock::named(&spec.assign_step.outputs, |name| name.starts_with("stats/")))?;
 
         embed_step.bind_inputs(&bind_state)?;
@@ -122,7 +124,7 @@ impl Accumulation {
 
     #[cfg(test)]
     pub(super) fn embeddings(&self, micro: usize) -> graphgen::weights::WeightTensor {
-        super::state::copy(&self.embeddings[micro])
+        super::state::copy(&self.embeddings[micro]).expect("a tensor that can be read")
     }
 
     /// The scalars `stats/…` over all micro-batches.

@@ -5,6 +5,8 @@ mod bound;
 mod encoder;
 pub mod environment;
 mod options;
+mod placement;
+mod provider;
 mod queue;
 mod state;
 mod stock;
@@ -13,5 +15,7 @@ pub use encoder::{Encoder, EncoderOutput};
 pub use options::SessionOptions;
 #[cfg(test)]
 pub(crate) use options::creating;
+pub use placement::{PlacedNode, Placement};
+pub use provider::{ProviderError, ProviderOptions};
 pub use state::{EngineError, OptimizerState, QueueState};
-pub use stock::{StepOutput, StockEngine};
+pub use stock::{LossScaling, StepOutput, StockEngine};

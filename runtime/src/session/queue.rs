@@ -4,7 +4,7 @@ use graphgen::manifest::GraphSpec;
 use ort::session::IoBinding;
 use ort::value::Tensor;
 
-use super::state::{EngineError, QueueState, copy, dimensions, zeros};
+use super::state::{EngineError, Memory, QueueState, copy, dimensions, write, zeros};
 
 /// The queue's current rows, and those that the last step would go on with.
 pub(super) struct Queue {
@@ -16,9 +16,9 @@ pub(super) struct Queue {
 
 impl Queue {
     /// The empty queue of a graph; `None` for a graph without one.
-    pub(super) fn of(graph: &GraphSpec) -> ort::Result<Option<Queue>> {
+    pub(super) fn of(graph: &GraphSpec, memory: &Memory) -> ort::Result<Option<Queue>> {
         let Some(input) = graph.inputs.iter().find(|input| input.name == "queue/embeddings") else { return Ok(None) };
-        let (embeddings, next_embeddings) = (zeros(&input.shape)?, zeros(&input.shape)?);
+        let (embeddings, next_embeddings) = (memory.zeros(&input.shape)?, memory.zeros(&input.shape)?);
         Ok(Some(Queue { embeddings, filled: zeros(&[1])?, next_embeddings, next_filled: zeros(&[1])? }))
     }
 
@@ -43,9 +43,14 @@ impl Queue {
     }
 
     /// Goes on with the rows of the last step.
-    pub(super) fn advance(&mut self) {
-        self.embeddings.extract_tensor_mut().1.copy_from_slice(self.next_embeddings.extract_tensor().1);
+    pub(super) fn advance(&mut self) -> Result<(), EngineError> {
+        if self.embeddings.memory_info().is_cpu_accessible() {
+            self.embeddings.extract_tensor_mut().1.copy_from_slice(self.next_embeddings.extract_tensor().1);
+        } else {
+            self.next_embeddings.copy_into(&mut self.embeddings).map_err(EngineError::run("advancing the queue"))?;
+        }
         self.filled.extract_tensor_mut().1.copy_from_slice(self.next_filled.extract_tensor().1);
+        Ok(())
     }
 
     /// Rows that hold embeddings, and the length.
@@ -53,8 +58,9 @@ impl Queue {
         (self.filled.extract_tensor().1[0], dimensions(&self.embeddings).get(1).copied().unwrap_or(0))
     }
 
-    pub(super) fn state(&self) -> QueueState {
-        QueueState { embeddings: copy(&self.embeddings), filled: self.filled.extract_tensor().1[0] }
+    pub(super) fn state(&self) -> Result<QueueState, EngineError> {
+        let embeddings = copy(&self.embeddings).map_err(EngineError::run("reading the queue"))?;
+        Ok(QueueState { embeddings, filled: self.filled.extract_tensor().1[0] })
     }
 
     /// Overwrites the queue.
@@ -66,7 +72,7 @@ impl Queue {
             let problem = format!("expected shape {:?}, got {:?}", dimensions(&self.embeddings), state.embeddings.shape);
             return Err(EngineError::State { name: "queue".into(), problem });
         }
-        self.embeddings.extract_tensor_mut().1.copy_from_slice(&state.embeddings.data);
+        write(&mut self.embeddings, &state.embeddings.data).map_err(EngineError::run("writing the queue"))?;
         self.filled.extract_tensor_mut().1[0] = state.filled;
         Ok(())
     }

@@ -27,7 +27,24 @@ pub struct StepOutput {
     pub loss: f32,
     /// The graph's `stats/…` scalars, without the prefix.
     pub stats: BTreeMap<String, f32>,
+    /// In mixed precision, a gradient was not finite: [`StockEngine::update`] will leave parameters and optimizer state as
+    /// they are and lower the loss scale.
+    pub overflowed: bool,
 }
+
+/// The state of loss scaling in mixed precision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossScaling {
+    /// What the loss is multiplied by.
+    pub scale: f32,
+    /// Updates that were skipped since the run began.
+    pub skipped_steps: f32,
+}
+
+/// The optimizer's scalars of loss scaling, and those that are read.
+const LOSS_SCALING: &str = "loss_scaling/";
+const LOSS_SCALE: &str = "loss_scaling/scale";
+const SKIPPED_STEPS: &str = "loss_scaling/skipped_steps";
 
 /// The sessions of a step and their shared state.
 pub struct StockEngine {
@@ -42,6 +59,8 @@ pub struct StockEngine {
     moments: Tensors,
     step: Option<Tensor<i64>>,
     queue: Option<Queue>,
+    /// In mixed precision: written by the training step, read by the optimizer.
+    gradients_finite: Option<Tensor<bool>>,
     learning_rate: Tensor<f32>,
     train_prototypes: Tensor<bool>,
     loss: Tensor<f32>,
@@ -59,16 +78,24 @@ impl StockEngine {
         let mut train_step = Bound::open(environment, directory, &manifest.train_step, options)?;
         let mut optimizer = Bound::open(environment, directory, &manifest.optimizer, options)?;
 
-        let mut parameters = Tensors::zeros(manifest.parameters.iter().map(|spec| (spec.name.as_str(), spec)))?;
-        let mut statistics = Tensors::zeros(manifest.running_statistics.iter().map(|spec| (spec.name.as_str(), spec)))?;
-        let mut gradients = Tensors::zeros(named(&manifest.train_step.outputs, |name| name.starts_with("grad/")))?;
-        let mut moments = Tensors::zeros(named(&manifest.optimizer.inputs, |name| name.starts_with("momentum/") || name.starts_with("variance/")))?;
+        let memory = train_step.memory(options)?;
+        let mut parameters = Tensors::zeros_in(&memory, manifest.parameters.iter().map(|spec| (spec.name.as_str(), spec)))?;
+        let mut statistics = Tensors::zeros_in(&memory, manifest.running_statistics.iter().map(|spec| (spec.name.as_str(), spec)))?;
+        let mut gradients = Tensors::zeros_in(&memory, named(&manifest.train_step.outputs, |name| name.starts_with("grad/")))?;
+        let of_optimizer = |name: &str| ["momentum/", "variance/"].iter().any(|prefix| name.starts_with(prefix));
+        let mut moments = Tensors::zeros_in(&memory, named(&manifest.optimizer.inputs, of_optimizer))?;
+        // Scalars stay on the host.
+        moments.extend(Tensors::zeros(named(&manifest.optimizer.inputs, |name| name.starts_with(LOSS_SCALING)))?);
+        if let Some(scale) = manifest.initial_loss_scale {
+            moments.load(&Weights::from([(LOSS_SCALE.to_owned(), WeightTensor { shape: vec![1], data: vec![scale as f32] })]))?;
+        }
         let mut stats = Tensors::zeros(named(&manifest.train_step.outputs, |name| name.starts_with("stats/")))?;
 
         let allocating = || EngineError::run("allocating the engine's tensors");
+        let mut gradients_finite = manifest.initial_loss_scale.map(|_| zeros::<bool>(&[1])).transpose().map_err(allocating())?;
         let mut step = manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| zeros::<i64>(&[1])).transpose().map_err(allocating())?;
         let accumulation = manifest.accumulation.as_ref();
-        let mut queue = Queue::of(accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step)).map_err(allocating())?;
+        let mut queue = Queue::of(accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step), &memory).map_err(allocating())?;
         let (learning_rate, train_prototypes) = (zeros::<f32>(&[1]).map_err(allocating())?, zeros::<bool>(&[1]).map_err(allocating())?);
         let mut loss = zeros::<f32>(&[1]).map_err(allocating())?;
         let mut crops = Vec::new();
@@ -83,10 +110,13 @@ impl StockEngine {
             if let Some(index) = name.strip_prefix("crops/").and_then(|index| index.parse::<usize>().ok()) {
                 return crops.get(index).map_or(Ok(false), |crops| binding.bind_input(name, crops).map(|()| true));
             }
+            if name == "loss_scale" {
+                return moments.bind_input(binding, LOSS_SCALE, name);
+            }
             parameters.bind_input(binding, name, name)
         };
         let inputs = &manifest.train_step.inputs;
-        let open = |accumulation| Accumulation::open(environment, directory, accumulation, inputs, options, bind_state, queue.as_mut());
+        let open = |accumulation| Accumulation::open(environment, directory, accumulation, inputs, options, bind_state, queue.as_mut(), &memory);
         let accumulation = accumulation.map(open).transpose()?;
         train_step.bind_inputs(|binding, name| {
             if bind_state(binding, name)? || statistics.bind_input(binding, name, name)? {
@@ -99,6 +129,7 @@ impl StockEngine {
             }
         })?;
         optimizer.bind_inputs(|binding, name| match (name, &step) {
+            ("gradients_finite", _) => gradients_finite.as_ref().map_or(Ok(false), |finite| binding.bind_input(name, finite).map(|()| true)),
             ("learning_rate", _) => binding.bind_input(name, &learning_rate).map(|()| true),
             ("train_prototypes", _) => binding.bind_input(name, &train_prototypes).map(|()| true),
             ("step", Some(step)) => binding.bind_input(name, step).map(|()| true),
@@ -109,6 +140,9 @@ impl StockEngine {
         train_step.bind_outputs(&manifest.train_step.outputs, |binding, name| {
             if name == "loss" {
                 return binding.bind_output(name, &mut loss).map(|()| true);
+            }
+            if let ("gradients_finite", Some(finite)) = (name, &mut gradients_finite) {
+                return binding.bind_output(name, finite).map(|()| true);
             }
             let of_queue = queue.as_mut().map_or(Ok(false), |queue| queue.bind_output(binding, name))?;
             let of_statistics = name.strip_prefix("next/").map_or(Ok(false), |statistic| statistics.bind_output(binding, statistic, name))?;
@@ -135,6 +169,7 @@ impl StockEngine {
             moments,
             step,
             queue,
+            gradients_finite,
             learning_rate,
             train_prototypes,
             loss,
@@ -177,7 +212,17 @@ impl StockEngine {
         };
         let over_all = self.accumulation.iter().flat_map(|accumulation| accumulation.stats().iter());
         let stats = self.stats.iter().chain(over_all).map(|(name, tensor)| (name.trim_start_matches("stats/").to_owned(), scalar(tensor)));
-        Ok(StepOutput { loss, stats: stats.collect() })
+        let overflowed = self.gradients_finite.as_ref().is_some_and(|finite| !finite.extract_tensor().1[0]);
+        Ok(StepOutput { loss, stats: stats.collect(), overflowed })
+    }
+
+    /// Loss scale and skipped steps; `None` in f32.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {
+        let scalar = |name: &str| Ok::<_, EngineError>(self.moments.get(name)?.and_then(|tensor| tensor.data.first().copied()));
+        Ok(scalar(LOSS_SCALE)?.zip(scalar(SKIPPED_STEPS)?).map(|(scale, skipped_steps)| LossScaling { scale, skipped_steps }))
     }
 
     fn check_crops(&self, crops: &[&[u8]]) -> Result<(), EngineError> {
@@ -209,10 +254,11 @@ impl StockEngine {
     }
 
     /// Takes the embeddings of the last step into the queue. Until it is called, `next/queue/…` are discarded.
-    pub fn advance_queue(&mut self) {
-        if let Some(queue) = &mut self.queue {
-            queue.advance();
-        }
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn advance_queue(&mut self) -> Result<(), EngineError> {
+        self.queue.as_mut().map_or(Ok(()), Queue::advance)
     }
 
     /// Rows of the queue that hold embeddings, and its length; `None` without a queue.
@@ -221,10 +267,13 @@ impl StockEngine {
     }
 
     /// Parameters and running statistics.
-    pub fn weights(&self) -> Weights {
-        let mut weights = self.parameters.to_weights();
-        weights.extend(self.statistics.to_weights());
-        weights
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn weights(&self) -> Result<Weights, EngineError> {
+        let mut weights = self.parameters.to_weights()?;
+        weights.extend(self.statistics.to_weights()?);
+        Ok(weights)
     }
 
     /// Overwrites parameters and running statistics; `…num_batches_tracked` is ignored.
@@ -239,14 +288,16 @@ impl StockEngine {
             let problem = "the preset's network has no such parameter".to_owned();
             return Err(EngineError::State { name: name.clone(), problem });
         }
-        self.parameters.load(weights);
-        self.statistics.load(weights);
-        Ok(())
+        self.parameters.load(weights)?;
+        self.statistics.load(weights)
     }
 
-    /// Momentum and the like.
-    pub fn optimizer_state(&self) -> OptimizerState {
-        OptimizerState { moments: self.moments.to_weights(), step: self.step.as_ref().map(|step| step.extract_tensor().1[0]) }
+    /// Momentum and the like; in mixed precision also that of loss scaling.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
+        Ok(OptimizerState { moments: self.moments.to_weights()?, step: self.step.as_ref().map(|step| step.extract_tensor().1[0]) })
     }
 
     /// Overwrites momentum and the like.
@@ -260,13 +311,15 @@ impl StockEngine {
             (None, None) => {}
             _ => return Err(EngineError::State { name: "step".into(), problem: "the saved state belongs to another optimizer".into() }),
         }
-        self.moments.load(&state.moments);
-        Ok(())
+        self.moments.load(&state.moments)
     }
 
     /// The queue; `None` without one.
-    pub fn queue_state(&self) -> Option<QueueState> {
-        self.queue.as_ref().map(Queue::state)
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
+        self.queue.as_ref().map(Queue::state).transpose()
     }
 
     /// Overwrites the queue.
@@ -309,8 +362,11 @@ impl StockEngine {
 
     /// A requested output or a gradient of the last step. With several micro-batches, a gradient is their mean and an
     /// output the last one's.
-    pub fn output(&self, name: &str) -> Option<WeightTensor> {
-        self.requested.get(name).or_else(|| self.gradients.get(name))
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn output(&self, name: &str) -> Result<Option<WeightTensor>, EngineError> {
+        Ok(self.requested.get(name)?.or(self.gradients.get(name)?))
     }
 }
 

@@ -69,8 +69,11 @@ struct State {
 
 impl Checkpoint {
     /// Copies the engine's state.
-    pub fn of(engine: &StockEngine, progress: Progress) -> Checkpoint {
-        Checkpoint { progress, weights: engine.weights(), optimizer: engine.optimizer_state(), queue: engine.queue_state() }
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn of(engine: &StockEngine, progress: Progress) -> Result<Checkpoint, TrainError> {
+        Ok(Checkpoint { progress, weights: engine.weights()?, optimizer: engine.optimizer_state()?, queue: engine.queue_state()? })
     }
 
     /// Overwrites the engine's state.

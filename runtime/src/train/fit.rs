@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use graphgen::artifacts::{self, EncoderOptions};
 use graphgen::manifest::Manifest;
-use graphgen::preset::{Preset, SinkhornKernel};
+use graphgen::preset::{Preset, Provider, SinkhornKernel};
 use graphgen::weights::{load_safetensors, write_atomically};
 use ort::environment::Environment;
 
@@ -16,7 +16,7 @@ use super::run::differences;
 use super::{InitRecord, MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 use crate::kernels::{KernelSet, native_operators};
-use crate::session::{EngineError, SessionOptions, StockEngine};
+use crate::session::{EngineError, ProviderOptions, SessionOptions, StockEngine};
 
 /// Batches made ahead of the one in use.
 const BATCHES_AHEAD: usize = 3;
@@ -107,14 +107,16 @@ pub fn open_engine_with(
     threads: usize,
     kernels: KernelSet,
 ) -> Result<StockEngine, EngineError> {
-    let sinkhorn = match manifest.preset.train.sinkhorn {
-        SinkhornKernel::Graph => None,
+    let sinkhorn = match manifest.preset.train.resolved_sinkhorn() {
+        SinkhornKernel::Graph | SinkhornKernel::Auto => None,
         SinkhornKernel::Native if threads == 0 => Some(std::thread::available_parallelism().map_or(1, usize::from)),
         SinkhornKernel::Native => Some(threads),
     };
+    // The other native kernels are the CPU's.
+    let kernels = if manifest.preset.train.provider == Provider::Cpu { kernels } else { KernelSet::Functions };
     let domain = native_operators(kernels, sinkhorn).map_err(EngineError::run("registering the native kernels"))?;
     let operators = domain.map(Arc::new);
-    StockEngine::open(environment, directory, manifest, &SessionOptions { threads, operators })
+    StockEngine::open(environment, directory, manifest, &SessionOptions { threads, operators, provider: ProviderOptions::of(&manifest.preset) })
 }
 
 /// Trains. Nothing is written before data, run directory and checkpoint have been checked.
@@ -182,7 +184,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     let save = |trainer: &Trainer| {
         let step = trainer.steps_done();
         let progress = checkpoint::Progress { step, epoch: step / steps_per_epoch, preset: preset.clone(), dataset_fingerprint: fingerprint.clone() };
-        Checkpoint::of(trainer.engine(), progress).save(&run.checkpoints())
+        Checkpoint::of(trainer.engine(), progress)?.save(&run.checkpoints())
     };
     let heads = preset.model.nmb_prototypes.counts();
     let ln_k = heads.iter().map(|&count| (count as f64).ln()).sum::<f64>() / heads.len() as f64;
@@ -214,7 +216,7 @@ pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summar
     if saved != Some(trainer.steps_done()) {
         save(&trainer)?;
     }
-    let encoder = artifacts::encoder(preset, &trainer.engine().weights(), &EncoderOptions::default())?;
+    let encoder = artifacts::encoder(preset, &trainer.engine().weights()?, &EncoderOptions::default())?;
     write_atomically(&run.encoder(), &encoder)?;
     Ok(Summary { steps: trainer.steps_done(), total_steps, last, encoder: run.encoder() })
 }
