@@ -21,6 +21,7 @@ pub use file::{FileError, encode, read_model};
 pub use inspection::{Inspection, Size, inspect};
 pub use writer::{Dim, ModelOptions, write_model};
 
+pub(crate) use inspection::operator_name;
 pub(crate) use tensor::data_type;
 
 /// Version of `ai.onnx` that files are written for: the newest whose kernels CUDA's and DirectML's providers share.
