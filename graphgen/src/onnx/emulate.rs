@@ -53,7 +53,8 @@ fn copy_node(graph: &Graph, target: Target, into: &mut Graph, node: &Node, input
     }
     let outputs = match &node.op {
         // Between f16 and f32 only the rounding is left.
-        Op::Cast(cast) if cast.to.is_float() => vec![inputs[0]],
+        Op::Cast(cast) if is_f16(&node.inputs[0]) && cast.to == DType::F32 => vec![inputs[0]],
+        Op::Cast(cast) if graph.dtype(node.inputs[0]) == DType::F32 && cast.to == DType::F16 => vec![inputs[0]],
         op => into.apply_all(op.clone(), inputs)?,
     };
     let rounded = outputs.into_iter().zip(&node.outputs).map(|(value, original)| if is_f16(original) { round(into, value) } else { Ok(value) });

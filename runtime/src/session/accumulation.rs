@@ -10,7 +10,7 @@ use ort::value::Tensor;
 
 use super::bound::Bound;
 use super::queue::Queue;
-use super::state::{EngineError, Memory, Tensors, zeros};
+use super::state::{EngineError, HostInput, Memory, Tensors};
 use super::{SessionOptions, stock};
 
 /// The graphs before the backward passes, and what they hand on.
@@ -21,7 +21,7 @@ pub(super) struct Accumulation {
     embeddings: Vec<Tensor<f32>>,
     /// Codes of each micro-batch under the names of `train_step.onnx`: `codes`, or `codes/0`, … with several heads.
     codes: Vec<Tensors>,
-    first: Tensor<bool>,
+    first: HostInput<bool>,
     stats: Tensors,
 }
 
@@ -70,7 +70,7 @@ impl Accumulation {
             let of_queue = queue.as_mut().map_or(Ok(false), |queue| queue.bind_output(binding, name))?;
             Ok(of_queue || stats.bind_output(binding, name, name)?)
         })?;
-        let accumulation = Accumulation { embed_step, assign_step, embeddings, codes, first: zeros(&[1]).map_err(allocating())?, stats };
+        let accumulation = Accumulation { embed_step, assign_step, embeddings, codes, first: HostInput::zeros(memory, &[1]).map_err(allocating())?, stats };
         accumulation.check_codes(spec)?;
         Ok(accumulation)
     }
@@ -96,7 +96,7 @@ impl Accumulation {
     /// Binds an input of `train_step.onnx` that belongs to a micro-batch; `false` for other inputs.
     pub(super) fn bind_input(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
         match name {
-            "first_micro_batch" => binding.bind_input(name, &self.first).map(|()| true),
+            "first_micro_batch" => self.first.bind(binding, name),
             _ => self.codes[0].bind_input(binding, name, name),
         }
     }
@@ -115,7 +115,7 @@ impl Accumulation {
 
     /// Makes the next run of `train_step.onnx` that of a micro-batch.
     pub(super) fn select(&mut self, micro: usize, train_step: &mut Bound) -> Result<(), EngineError> {
-        self.first.extract_tensor_mut().1[0] = micro == 0;
+        self.first.write(&[micro == 0]).map_err(EngineError::run("writing first_micro_batch"))?;
         for (name, tensor) in self.codes[micro].iter() {
             train_step.binding.bind_input(name, tensor).map_err(train_step.binding_error(name))?;
         }

@@ -80,6 +80,8 @@ impl SessionOptions {
         let provider = self.provider.name();
         let elsewhere = placement.elsewhere(provider, &self.provider.allowed_on_cpu);
         let on_provider = placement.counts.get(provider).copied().unwrap_or(0);
+        // Of a graph that is elsewhere as a whole only the number is known.
+        let count = if on_provider == 0 { placement.counts.values().sum() } else { elsewhere.len() };
         if !placement.is_known() || on_provider == 0 || !elsewhere.is_empty() {
             const LISTED: usize = 20;
             let name = |node: &&PlacedNode| format!("{} {}", node.operator, node.name);
@@ -87,7 +89,7 @@ impl SessionOptions {
             if elsewhere.len() > LISTED {
                 nodes.push(format!("and {} more", elsewhere.len() - LISTED));
             }
-            return Err(EngineError::Placement { file: file.into(), provider, on_provider, elsewhere: elsewhere.len(), nodes: nodes.join(", ") });
+            return Err(EngineError::Placement { file: file.into(), provider, on_provider, elsewhere: count, nodes: nodes.join(", ") });
         }
         tracing::info!("{}: {on_provider} nodes on {provider}, {:?} in all", file.display(), placement.counts);
         Ok(())

@@ -4,12 +4,12 @@ use graphgen::manifest::GraphSpec;
 use ort::session::IoBinding;
 use ort::value::Tensor;
 
-use super::state::{EngineError, Memory, QueueState, copy, dimensions, write, zeros};
+use super::state::{EngineError, HostInput, Memory, QueueState, copy, dimensions, write, zeros};
 
 /// The queue's current rows, and those that the last step would go on with.
 pub(super) struct Queue {
     embeddings: Tensor<f32>,
-    filled: Tensor<i64>,
+    filled: HostInput<i64>,
     next_embeddings: Tensor<f32>,
     next_filled: Tensor<i64>,
 }
@@ -19,14 +19,14 @@ impl Queue {
     pub(super) fn of(graph: &GraphSpec, memory: &Memory) -> ort::Result<Option<Queue>> {
         let Some(input) = graph.inputs.iter().find(|input| input.name == "queue/embeddings") else { return Ok(None) };
         let (embeddings, next_embeddings) = (memory.zeros(&input.shape)?, memory.zeros(&input.shape)?);
-        Ok(Some(Queue { embeddings, filled: zeros(&[1])?, next_embeddings, next_filled: zeros(&[1])? }))
+        Ok(Some(Queue { embeddings, filled: HostInput::zeros(memory, &[1])?, next_embeddings, next_filled: zeros(&[1])? }))
     }
 
     /// Binds a graph input; `false` if it is none of the queue's.
     pub(super) fn bind_input(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
         match name {
             "queue/embeddings" => binding.bind_input(name, &self.embeddings)?,
-            "queue/filled" => binding.bind_input(name, &self.filled)?,
+            "queue/filled" => return self.filled.bind(binding, name),
             _ => return Ok(false),
         }
         Ok(true)
@@ -49,18 +49,17 @@ impl Queue {
         } else {
             self.next_embeddings.copy_into(&mut self.embeddings).map_err(EngineError::run("advancing the queue"))?;
         }
-        self.filled.extract_tensor_mut().1.copy_from_slice(self.next_filled.extract_tensor().1);
-        Ok(())
+        self.filled.write(self.next_filled.extract_tensor().1).map_err(EngineError::run("advancing the queue"))
     }
 
     /// Rows that hold embeddings, and the length.
     pub(super) fn filled(&self) -> (i64, usize) {
-        (self.filled.extract_tensor().1[0], dimensions(&self.embeddings).get(1).copied().unwrap_or(0))
+        (self.filled.data()[0], dimensions(&self.embeddings).get(1).copied().unwrap_or(0))
     }
 
     pub(super) fn state(&self) -> Result<QueueState, EngineError> {
         let embeddings = copy(&self.embeddings).map_err(EngineError::run("reading the queue"))?;
-        Ok(QueueState { embeddings, filled: self.filled.extract_tensor().1[0] })
+        Ok(QueueState { embeddings, filled: self.filled.data()[0] })
     }
 
     /// Overwrites the queue.
@@ -73,7 +72,6 @@ impl Queue {
             return Err(EngineError::State { name: "queue".into(), problem });
         }
         write(&mut self.embeddings, &state.embeddings.data).map_err(EngineError::run("writing the queue"))?;
-        self.filled.extract_tensor_mut().1[0] = state.filled;
-        Ok(())
+        self.filled.write(&[state.filled]).map_err(EngineError::run("writing the queue"))
     }
 }

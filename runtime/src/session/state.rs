@@ -136,6 +136,38 @@ impl Memory {
     }
 }
 
+/// An input that the host writes. ONNX Runtime copies an input from the host to a device when it is bound, not when a graph
+/// runs: what is bound once has to lie on the device.
+pub(crate) struct HostInput<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug> {
+    host: Tensor<T>,
+    device: Option<Tensor<T>>,
+}
+
+impl<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug> HostInput<T> {
+    pub(crate) fn zeros(memory: &Memory, shape: &[usize]) -> ort::Result<HostInput<T>> {
+        let device = matches!(memory, Memory::Device(_)).then(|| memory.zeros(shape)).transpose()?;
+        Ok(HostInput { host: zeros(shape)?, device })
+    }
+
+    pub(crate) fn write(&mut self, data: &[T]) -> ort::Result<()> {
+        self.host.extract_tensor_mut().1.copy_from_slice(data);
+        self.device.as_mut().map_or(Ok(()), |device| self.host.copy_into(device))
+    }
+
+    /// What was written last.
+    pub(crate) fn data(&self) -> &[T] {
+        self.host.extract_tensor().1
+    }
+
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        dimensions(&self.host)
+    }
+
+    pub(crate) fn bind(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
+        binding.bind_input(name, self.device.as_ref().unwrap_or(&self.host)).map(|()| true)
+    }
+}
+
 /// Copies elements into a tensor wherever it is.
 pub(crate) fn write<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(tensor: &mut Tensor<T>, data: &[T]) -> ort::Result<()> {
     if tensor.memory_info().is_cpu_accessible() {
@@ -234,11 +266,15 @@ pub(crate) fn dimensions<T: PrimitiveTensorElementType + std::fmt::Debug>(tensor
 
 /// A copy on the host.
 pub(crate) fn copy(tensor: &Tensor<f32>) -> ort::Result<WeightTensor> {
-    let shape = dimensions(tensor);
+    Ok(WeightTensor { shape: dimensions(tensor), data: read(tensor)? })
+}
+
+/// The elements of a tensor wherever it is.
+pub(crate) fn read<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(tensor: &Tensor<T>) -> ort::Result<Vec<T>> {
     if tensor.memory_info().is_cpu_accessible() {
-        return Ok(WeightTensor { shape, data: tensor.extract_tensor().1.to_vec() });
+        return Ok(tensor.extract_tensor().1.to_vec());
     }
-    let mut host = zeros::<f32>(&shape)?;
+    let mut host = zeros::<T>(&dimensions(tensor))?;
     tensor.copy_into(&mut host)?;
-    Ok(WeightTensor { shape, data: host.extract_tensor().1.to_vec() })
+    Ok(host.extract_tensor().1.to_vec())
 }

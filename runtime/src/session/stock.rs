@@ -18,7 +18,7 @@ use super::SessionOptions;
 use super::accumulation::Accumulation;
 use super::bound::Bound;
 use super::queue::Queue;
-use super::state::{EngineError, OptimizerState, QueueState, Tensors, dimensions, zeros};
+use super::state::{EngineError, HostInput, OptimizerState, QueueState, Tensors, read, write, zeros};
 
 /// What the forward and backward passes of one step give the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +52,7 @@ pub struct StockEngine {
     optimizer: Bound,
     /// With several micro-batches a step.
     accumulation: Option<Accumulation>,
-    crops: Vec<Tensor<u8>>,
+    crops: Vec<HostInput<u8>>,
     parameters: Tensors,
     statistics: Tensors,
     gradients: Tensors,
@@ -61,8 +61,8 @@ pub struct StockEngine {
     queue: Option<Queue>,
     /// In mixed precision: written by the training step, read by the optimizer.
     gradients_finite: Option<Tensor<bool>>,
-    learning_rate: Tensor<f32>,
-    train_prototypes: Tensor<bool>,
+    learning_rate: HostInput<f32>,
+    train_prototypes: HostInput<bool>,
     loss: Tensor<f32>,
     stats: Tensors,
     requested: Tensors,
@@ -82,25 +82,25 @@ impl StockEngine {
         let mut parameters = Tensors::zeros_in(&memory, manifest.parameters.iter().map(|spec| (spec.name.as_str(), spec)))?;
         let mut statistics = Tensors::zeros_in(&memory, manifest.running_statistics.iter().map(|spec| (spec.name.as_str(), spec)))?;
         let mut gradients = Tensors::zeros_in(&memory, named(&manifest.train_step.outputs, |name| name.starts_with("grad/")))?;
-        let of_optimizer = |name: &str| ["momentum/", "variance/"].iter().any(|prefix| name.starts_with(prefix));
+        let of_optimizer = |name: &str| ["momentum/", "variance/", LOSS_SCALING].iter().any(|prefix| name.starts_with(prefix));
         let mut moments = Tensors::zeros_in(&memory, named(&manifest.optimizer.inputs, of_optimizer))?;
-        // Scalars stay on the host.
-        moments.extend(Tensors::zeros(named(&manifest.optimizer.inputs, |name| name.starts_with(LOSS_SCALING)))?);
         if let Some(scale) = manifest.initial_loss_scale {
             moments.load(&Weights::from([(LOSS_SCALE.to_owned(), WeightTensor { shape: vec![1], data: vec![scale as f32] })]))?;
         }
         let mut stats = Tensors::zeros(named(&manifest.train_step.outputs, |name| name.starts_with("stats/")))?;
 
         let allocating = || EngineError::run("allocating the engine's tensors");
-        let mut gradients_finite = manifest.initial_loss_scale.map(|_| zeros::<bool>(&[1])).transpose().map_err(allocating())?;
-        let mut step = manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| zeros::<i64>(&[1])).transpose().map_err(allocating())?;
+        let mut gradients_finite = manifest.initial_loss_scale.map(|_| memory.zeros::<bool>(&[1])).transpose().map_err(allocating())?;
+        let mut step =
+            manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| memory.zeros::<i64>(&[1])).transpose().map_err(allocating())?;
         let accumulation = manifest.accumulation.as_ref();
         let mut queue = Queue::of(accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step), &memory).map_err(allocating())?;
-        let (learning_rate, train_prototypes) = (zeros::<f32>(&[1]).map_err(allocating())?, zeros::<bool>(&[1]).map_err(allocating())?);
+        let (learning_rate, train_prototypes) =
+            (HostInput::zeros(&memory, &[1]).map_err(allocating())?, HostInput::zeros(&memory, &[1]).map_err(allocating())?);
         let mut loss = zeros::<f32>(&[1]).map_err(allocating())?;
         let mut crops = Vec::new();
         while let Some(input) = manifest.train_step.inputs.iter().find(|input| input.name == format!("crops/{}", crops.len())) {
-            crops.push(zeros::<u8>(&input.shape).map_err(allocating())?);
+            crops.push(HostInput::zeros(&memory, &input.shape).map_err(allocating())?);
         }
         if crops.is_empty() {
             return Err(train_step.contract("expected an input crops/0, found none"));
@@ -108,7 +108,7 @@ impl StockEngine {
 
         let bind_state = |binding: &mut IoBinding, name: &str| {
             if let Some(index) = name.strip_prefix("crops/").and_then(|index| index.parse::<usize>().ok()) {
-                return crops.get(index).map_or(Ok(false), |crops| binding.bind_input(name, crops).map(|()| true));
+                return crops.get(index).map_or(Ok(false), |crops: &HostInput<u8>| crops.bind(binding, name));
             }
             if name == "loss_scale" {
                 return moments.bind_input(binding, LOSS_SCALE, name);
@@ -130,8 +130,8 @@ impl StockEngine {
         })?;
         optimizer.bind_inputs(|binding, name| match (name, &step) {
             ("gradients_finite", _) => gradients_finite.as_ref().map_or(Ok(false), |finite| binding.bind_input(name, finite).map(|()| true)),
-            ("learning_rate", _) => binding.bind_input(name, &learning_rate).map(|()| true),
-            ("train_prototypes", _) => binding.bind_input(name, &train_prototypes).map(|()| true),
+            ("learning_rate", _) => learning_rate.bind(binding, name),
+            ("train_prototypes", _) => train_prototypes.bind(binding, name),
             ("step", Some(step)) => binding.bind_input(name, step).map(|()| true),
             _ => Ok(parameters.bind_input(binding, name, name)? || gradients.bind_input(binding, name, name)? || moments.bind_input(binding, name, name)?),
         })?;
@@ -190,19 +190,19 @@ impl StockEngine {
         self.check_crops(crops)?;
         let loss = match &mut self.accumulation {
             None => {
-                load_crops(&mut self.crops, crops, 0);
+                load_crops(&mut self.crops, crops, 0)?;
                 self.train_step.run()?;
                 scalar(&self.loss)
             }
             Some(accumulation) => {
                 for micro in 0..accumulation.count() {
-                    load_crops(&mut self.crops, crops, micro);
+                    load_crops(&mut self.crops, crops, micro)?;
                     accumulation.embed(micro)?;
                 }
                 accumulation.assign()?;
                 let mut sum = 0.0;
                 for micro in 0..accumulation.count() {
-                    load_crops(&mut self.crops, crops, micro);
+                    load_crops(&mut self.crops, crops, micro)?;
                     accumulation.select(micro, &mut self.train_step)?;
                     self.train_step.run()?;
                     sum += f64::from(scalar(&self.loss));
@@ -212,7 +212,8 @@ impl StockEngine {
         };
         let over_all = self.accumulation.iter().flat_map(|accumulation| accumulation.stats().iter());
         let stats = self.stats.iter().chain(over_all).map(|(name, tensor)| (name.trim_start_matches("stats/").to_owned(), scalar(tensor)));
-        let overflowed = self.gradients_finite.as_ref().is_some_and(|finite| !finite.extract_tensor().1[0]);
+        let finite = self.gradients_finite.as_ref().map(read).transpose().map_err(EngineError::run("reading gradients_finite"))?;
+        let overflowed = finite.is_some_and(|finite| !finite[0]);
         Ok(StepOutput { loss, stats: stats.collect(), overflowed })
     }
 
@@ -232,10 +233,11 @@ impl StockEngine {
         }
         let count = self.accumulation.as_ref().map_or(1, Accumulation::count);
         for (index, (tensor, bytes)) in self.crops.iter().zip(crops).enumerate() {
-            let expected = count * tensor.shape().num_elements();
+            let shape = tensor.shape();
+            let expected = count * shape.iter().product::<usize>();
             if bytes.len() != expected {
                 let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
-                let problem = format!("expected {expected} bytes for {times}shape {:?}, got {}", dimensions(tensor), bytes.len());
+                let problem = format!("expected {expected} bytes for {times}shape {shape:?}, got {}", bytes.len());
                 return Err(EngineError::State { name: format!("crops/{index}"), problem });
             }
         }
@@ -248,8 +250,8 @@ impl StockEngine {
     /// # Errors
     /// Whatever ONNX Runtime reports.
     pub fn update(&mut self, learning_rate: f32, train_prototypes: bool) -> Result<(), EngineError> {
-        self.learning_rate.extract_tensor_mut().1[0] = learning_rate;
-        self.train_prototypes.extract_tensor_mut().1[0] = train_prototypes;
+        let written = self.learning_rate.write(&[learning_rate]).and_then(|()| self.train_prototypes.write(&[train_prototypes]));
+        written.map_err(EngineError::run("writing the optimizer's scalars"))?;
         self.optimizer.run()
     }
 
@@ -297,7 +299,8 @@ impl StockEngine {
     /// # Errors
     /// Whatever ONNX Runtime reports.
     pub fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
-        Ok(OptimizerState { moments: self.moments.to_weights()?, step: self.step.as_ref().map(|step| step.extract_tensor().1[0]) })
+        let step = self.step.as_ref().map(read).transpose().map_err(EngineError::run("reading step"))?;
+        Ok(OptimizerState { moments: self.moments.to_weights()?, step: step.map(|step| step[0]) })
     }
 
     /// Overwrites momentum and the like.
@@ -307,7 +310,7 @@ impl StockEngine {
     pub fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<(), EngineError> {
         self.moments.check(&state.moments)?;
         match (&mut self.step, state.step) {
-            (Some(tensor), Some(step)) => tensor.extract_tensor_mut().1[0] = step,
+            (Some(tensor), Some(step)) => write(tensor, &[step]).map_err(EngineError::run("writing step"))?,
             (None, None) => {}
             _ => return Err(EngineError::State { name: "step".into(), problem: "the saved state belongs to another optimizer".into() }),
         }
@@ -371,11 +374,12 @@ impl StockEngine {
 }
 
 /// Copies the crops of one micro-batch; [`StockEngine::check_crops`] has checked the sizes.
-fn load_crops(tensors: &mut [Tensor<u8>], crops: &[&[u8]], micro: usize) {
-    for (tensor, bytes) in tensors.iter_mut().zip(crops) {
-        let pixels = tensor.extract_tensor_mut().1;
-        pixels.copy_from_slice(&bytes[micro * pixels.len()..][..pixels.len()]);
+fn load_crops(inputs: &mut [HostInput<u8>], crops: &[&[u8]], micro: usize) -> Result<(), EngineError> {
+    for (input, bytes) in inputs.iter_mut().zip(crops) {
+        let pixels = input.data().len();
+        input.write(&bytes[micro * pixels..][..pixels]).map_err(EngineError::run("writing the crops"))?;
     }
+    Ok(())
 }
 
 /// The specs of wanted names.
