@@ -3,6 +3,7 @@
 #
 #   scripts/demo.sh            trains on a procedural data set that it makes itself
 #   scripts/demo.sh FOLDER     trains on your images: a folder of any shape, or a .tar
+#   scripts/demo.sh --engine training-api [FOLDER]     the same through ONNX Runtime's training API (Linux on x86-64)
 #
 # Leaves the run in runs/demo (encoder.onnx, checkpoints, metrics.jsonl) and moves an earlier one aside.
 set -euo pipefail
@@ -22,10 +23,18 @@ fail() {
 say() { printf '\n== %s\n' "$*"; }
 
 case "${1:-}" in -h | --help)
-    sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
     ;;
 esac
+engine=stock
+if [ "${1:-}" = --engine ]; then
+    engine=${2:-}
+    case "$engine" in
+        stock | training-api) shift 2 ;;
+        *) fail "--engine: expected stock or training-api, got ${2:-nothing}" ;;
+    esac
+fi
 [ $# -le 1 ] || fail "expected at most one argument, the folder with your images; got $#"
 command -v cargo >/dev/null || fail "Rust is needed to build the project: https://rustup.rs"
 
@@ -71,6 +80,7 @@ fi
 
 say "ONNX Runtime"
 scripts/setup.sh
+[ "$engine" = stock ] || scripts/setup.sh --engine "$engine"
 
 say "Building"
 cargo build --release --locked
@@ -111,11 +121,11 @@ fi
 
 say "The untrained encoder"
 rm -rf "$run-untrained"
-"$swav_rt" train --preset "$preset" ${settings[@]+"${settings[@]}"} --data "$images" --out "$run-untrained" --max-steps 0
+"$swav_rt" train --engine "$engine" --preset "$preset" ${settings[@]+"${settings[@]}"} --data "$images" --out "$run-untrained" --max-steps 0
 "$swav_rt" export --run "$run-untrained" --out "$run-untrained/encoder.onnx"
 
 say "Training"
-"$swav_rt" train --preset "$preset" ${settings[@]+"${settings[@]}"} --data "$images" --out "$run"
+"$swav_rt" train --engine "$engine" --preset "$preset" ${settings[@]+"${settings[@]}"} --data "$images" --out "$run"
 "$swav_rt" export --run "$run" --out "$run/encoder.onnx"
 
 if [ -n "$bank" ]; then

@@ -29,6 +29,10 @@ fi
 
 step "setup"
 scripts/setup.sh
+# The training build is published for this platform alone; elsewhere its tests are skipped.
+if [ "$(uname -s)/$(uname -m)" = Linux/x86_64 ]; then
+    scripts/setup.sh --engine training-api
+fi
 
 step "shell scripts"
 for script in scripts/*.sh .ci/run; do

@@ -16,6 +16,7 @@ use crate::onnx::{Dim, FileError, ModelOptions, OPSET, emulate_f16, encode, writ
 use crate::ops::Domain;
 use crate::optim::optimizer_step;
 use crate::preset::{Precision, Preset, Target};
+use crate::training_api;
 use crate::weights::{Import, Shapes, Weights, WeightsError, to_safetensors, write_atomically};
 
 /// File of the manifest.
@@ -116,6 +117,7 @@ pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<
         optimizer: next_spec(),
         accumulation: (preset.train.accumulate > 1).then(|| AccumulationSpec { embed_step: next_spec(), assign_step: next_spec() }),
         initial_loss_scale: (preset.train.precision == Precision::MixedF16).then_some(INITIAL_SCALE),
+        training_api: None,
         hash: hex(&hash),
         init: init_report,
     };
@@ -128,6 +130,10 @@ pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<
     // An earlier export's, which another setting may have left.
     for file in [EMBED_STEP_FILE, ASSIGN_STEP_FILE].into_iter().filter(|file| manifest.graphs().all(|graph| graph.file != *file)) {
         remove_if_there(&out.join(file))?;
+    }
+    let training_api = out.join(training_api::FOLDER);
+    if training_api.exists() {
+        std::fs::remove_dir_all(&training_api).map_err(|error| directory_error(&training_api, format!("cannot be removed: {error}")))?;
     }
     let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has only JSON types");
     write_atomically(&out.join(MANIFEST_FILE), &json)?;
@@ -168,10 +174,11 @@ pub fn open(directory: &Path) -> Result<Manifest, ArtifactError> {
     let manifest: Manifest =
         serde_json::from_value(value).map_err(|error| directory_error(&path, format!("is damaged ({error}); write the graphs again with graphgen export")))?;
     manifest.preset.validate().map_err(|error| directory_error(&path, error.to_string()))?;
-    for graph in manifest.graphs() {
-        let file = directory.join(&graph.file);
+    let training_api = manifest.training_api.iter().flat_map(|spec| &spec.sha256).map(|(file, sha256)| (Path::new(training_api::FOLDER).join(file), sha256));
+    for (file, expected) in manifest.graphs().map(|graph| (PathBuf::from(&graph.file), &graph.sha256)).chain(training_api) {
+        let file = directory.join(file);
         let bytes = std::fs::read(&file).map_err(|error| directory_error(&file, format!("cannot be read: {error}")))?;
-        if hex(&Sha256::digest(&bytes)) != graph.sha256 {
+        if sha256(&bytes) != *expected {
             return Err(directory_error(&file, format!("differs from what {MANIFEST_FILE} says; write the graphs again with graphgen export")));
         }
     }
@@ -256,7 +263,7 @@ fn graph_spec(g: &Graph, file: &str, bytes: &[u8]) -> GraphSpec {
     let tensor = |name: &str, value: ValueId| TensorSpec { name: name.to_owned(), dtype: g.dtype(value).to_string(), shape: g.shape(value).to_vec() };
     GraphSpec {
         file: file.to_owned(),
-        sha256: hex(&Sha256::digest(bytes)),
+        sha256: sha256(bytes),
         inputs: g.inputs().iter().map(|&input| tensor(g.input_name(input), input)).collect(),
         outputs: g.outputs().iter().map(|(name, value)| tensor(name, *value)).collect(),
     }
@@ -275,6 +282,11 @@ fn domains<'a>(graphs: impl Iterator<Item = &'a Graph>, target: Target) -> Resul
         }
     }
     Ok((functions.into_iter().collect(), microsoft.into_iter().collect()))
+}
+
+/// SHA-256, hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -18,4 +18,5 @@ pub mod onnx;
 pub mod ops;
 pub mod optim;
 pub mod preset;
+pub mod training_api;
 pub mod weights;

@@ -1,5 +1,7 @@
 //! `manifest.json`: what an artifact directory holds, so that it can be run without its preset file.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::preset::{Preset, Target};
@@ -41,6 +43,17 @@ pub struct AccumulationSpec {
     pub assign_step: GraphSpec,
 }
 
+/// The artifacts of ONNX Runtime's training API, in the folder `training_api`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingApiSpec {
+    /// What TrainStep takes, in this order.
+    pub inputs: Vec<TensorSpec>,
+    /// What TrainStep gives, in this order.
+    pub outputs: Vec<TensorSpec>,
+    /// SHA-256 of the models by file name, hexadecimal.
+    pub sha256: BTreeMap<String, String>,
+}
+
 /// The content of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -70,6 +83,9 @@ pub struct Manifest {
     /// Loss scale that a run in mixed precision starts with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_loss_scale: Option<f64>,
+    /// The training API's artifacts, where they have been written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub training_api: Option<TrainingApiSpec>,
     /// SHA-256 over all graphs and the preset, hexadecimal: equal hashes mean interchangeable directories.
     pub hash: String,
     /// What `init.safetensors` took from a file of weights; absent without one.

@@ -8,6 +8,7 @@ use graphgen::preset::Preset;
 use runtime::data::synth::{self, SynthConfig};
 use runtime::export::encoder_of_run;
 use runtime::kernels::sinkhorn_calls;
+use runtime::session::EngineKind;
 use runtime::session::environment::environment;
 use runtime::train::checkpoint::{self, Checkpoint};
 use runtime::train::{GraphSource, Resume, StepMetrics, Summary, TrainError, TrainOptions, train};
@@ -70,6 +71,7 @@ impl Folder {
             resume: Resume::Auto,
             init: None,
             threads: 1,
+            engine: EngineKind::Stock,
         }
     }
 

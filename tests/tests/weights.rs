@@ -7,6 +7,7 @@ use graphgen::preset::Preset;
 use graphgen::weights::{ImportReport, Naming, WeightsFile, import, load_safetensors};
 use runtime::data::synth::{self, SynthConfig};
 use runtime::export::weights_of_run;
+use runtime::session::EngineKind;
 use runtime::session::environment::environment;
 use runtime::train::checkpoint::{self, Checkpoint};
 use runtime::train::{GraphSource, InitRecord, Resume, TrainError, TrainOptions, train};
@@ -64,6 +65,7 @@ impl Folder {
             resume: Resume::Auto,
             init,
             threads: 1,
+            engine: EngineKind::Stock,
         }
     }
 

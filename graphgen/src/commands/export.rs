@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use graphgen::artifacts;
 use graphgen::preset::{Preset, Target};
+use graphgen::training_api;
 use graphgen::weights::import;
 
 /// Write the graphs of a preset: train_step.onnx, optimizer.onnx, init.safetensors, manifest.json; with train.accumulate above 1 also embed_step.onnx and assign_step.onnx.
@@ -19,7 +20,7 @@ pub struct Args {
     /// Formulations of the graph [default: the preset's, or those of its provider].
     #[arg(long, value_enum)]
     target: Option<Target>,
-    /// Write artifacts of ONNX Runtime's training API as well.
+    /// Write the artifacts of ONNX Runtime's training API as well, into the folder training_api.
     #[arg(long)]
     training_api: bool,
     /// Start from these weights: safetensors, or PyTorch's .pth, .pth.tar or .pt.
@@ -35,14 +36,17 @@ pub struct Args {
 /// # Errors
 /// Invalid presets, and files that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    if args.training_api {
-        bail!("--training-api: this version writes graphs for the stock ONNX Runtime only; leave the option out");
-    }
     let mut preset = Preset::load(&args.preset, &args.overrides)?;
     preset.train.target = args.target.or(preset.train.target);
     let context = || format!("exporting {}", args.preset.display());
     let init = args.init.as_ref().map(|file| anyhow::Ok(import(file, &artifacts::network_shapes(&preset)?)?)).transpose().with_context(context)?;
+    if args.training_api {
+        training_api::check(&preset).with_context(context)?;
+    }
     let manifest = artifacts::export_from(&preset, &args.out, init).with_context(context)?;
+    if args.training_api {
+        training_api::add(&args.out).with_context(context)?;
+    }
     let parameters: usize = manifest.parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
     println!("{}: {} parameters in {} tensors, target {}", args.out.display(), parameters, manifest.parameters.len(), manifest.target);
     if let (Some(file), Some(report)) = (&args.init, &manifest.init) {

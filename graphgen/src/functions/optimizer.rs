@@ -76,6 +76,12 @@ fn start<const N: usize>(names: [&str; N], states: usize, types: &[&TensorType])
     Ok((g, inputs))
 }
 
+/// `g + wd·p`
+pub(crate) fn decayed(g: &mut Graph, weight_decay: f64, p: ValueId, gradient: ValueId) -> Result<ValueId, GraphError> {
+    let decay = g.scale(p, weight_decay)?;
+    g.add(gradient, decay)
+}
+
 /// `m ← μ·m + g`, `p ← p − lr·m`
 fn momentum_update(g: &mut Graph, momentum: f64, [p, gradient, m, lr]: [ValueId; 4]) -> Result<(), GraphError> {
     let decayed = g.scale(m, momentum)?;
@@ -116,8 +122,7 @@ impl Operator for SgdStep {
 
     fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [p, gradient, m, lr]) = start(["parameter", "gradient", "momentum", "learning_rate"], 3, inputs)?;
-        let decay = g.scale(p, self.weight_decay)?;
-        let gradient = g.add(gradient, decay)?;
+        let gradient = decayed(&mut g, self.weight_decay, p, gradient)?;
         momentum_update(&mut g, self.momentum, [p, gradient, m, lr])?;
         Ok(Some(g))
     }
@@ -159,9 +164,18 @@ impl Operator for LarsStep {
 
     fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [p, gradient, m, lr]) = start(["parameter", "gradient", "momentum", "learning_rate"], 3, inputs)?;
-        let rank = inputs[0].rank();
+        let gradient = self.scaled(&mut g, p, gradient)?;
+        momentum_update(&mut g, self.momentum, [p, gradient, m, lr])?;
+        Ok(Some(g))
+    }
+}
+
+impl LarsStep {
+    /// The decayed gradient times its rate: what goes into the momentum. It holds no shape constants.
+    pub(crate) fn scaled(&self, g: &mut Graph, p: ValueId, gradient: ValueId) -> Result<ValueId, GraphError> {
+        let rank = g.shape(p).len();
         let (zero, one) = (g.scalar(0.0, rank), g.scalar(1.0, rank));
-        let (parameter_norm, gradient_norm) = (norm(&mut g, p)?, norm(&mut g, gradient)?);
+        let (parameter_norm, gradient_norm) = (norm(g, p)?, norm(g, gradient)?);
         let numerator = g.scale(parameter_norm, self.trust_coefficient)?;
         let decayed_norm = g.scale(parameter_norm, self.weight_decay)?;
         let denominator = g.add(gradient_norm, decayed_norm)?;
@@ -176,9 +190,7 @@ impl Operator for LarsStep {
         let (rate, decay) = (where_both(rate, one)?, where_both(decay, zero)?);
         let decay = g.mul(p, decay)?;
         let gradient = g.add(gradient, decay)?;
-        let gradient = g.mul(gradient, rate)?;
-        momentum_update(&mut g, self.momentum, [p, gradient, m, lr])?;
-        Ok(Some(g))
+        g.mul(gradient, rate)
     }
 }
 
@@ -236,8 +248,7 @@ impl Operator for AdamStep {
             let shrink = g.mul(p, decay)?;
             (g.sub(p, shrink)?, gradient)
         } else {
-            let decay = g.scale(p, decay)?;
-            (p, g.add(gradient, decay)?)
+            (p, decayed(&mut g, decay, p, gradient)?)
         };
         let (old, new) = (g.scale(m, beta1)?, g.scale(gradient, 1.0 - beta1)?);
         let m = g.add(old, new)?;

@@ -163,6 +163,11 @@ impl Graph {
         self.outputs.push((name.to_owned(), value));
     }
 
+    /// Takes all outputs away, to name others.
+    pub(crate) fn take_outputs(&mut self) -> Vec<(String, ValueId)> {
+        std::mem::take(&mut self.outputs)
+    }
+
     /// Runs `build` inside a scope: nodes and errors carry `outer.name`.
     pub fn scoped<T>(&mut self, name: &str, build: impl FnOnce(&mut Graph) -> T) -> T {
         let outer = self.scope.clone();

@@ -20,6 +20,8 @@ pub struct TrainStep {
     pub parameters: Vec<Parameter>,
     /// Running statistics of the BatchNorms, in order of first use.
     pub running_statistics: Vec<RunningStatistic>,
+    /// The normalised prototypes of each head, which the graph goes on with in place of the parameters.
+    pub prototypes: Vec<ValueId>,
 }
 
 /// Pixels 0…255 f32 [N,3,H,W] → normalised input of the encoder.
@@ -148,7 +150,8 @@ pub fn train_step(preset: &Preset) -> Result<TrainStep, GraphError> {
     if let Some(queue) = queue {
         queue.advance(&mut g, preset, embeddings, &assigned)?;
     }
-    Ok(TrainStep { graph: g, parameters: layers.parameters, running_statistics: layers.running_statistics })
+    let prototypes = heads.iter().map(|head| head.prototypes).collect();
+    Ok(TrainStep { graph: g, parameters: layers.parameters, running_statistics: layers.running_statistics, prototypes })
 }
 
 /// Gradients of the loss with all parameters, in their order.

@@ -1,9 +1,11 @@
 //! Layers: the same network description builds the training graph and the encoder.
 
+mod eval;
 mod inference;
 mod init;
 mod train;
 
+pub use eval::EvalLayers;
 pub use inference::InferenceLayers;
 pub use init::{Init, initialize};
 pub use train::{Parameter, RunningStatistic, TrainLayers};

@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::functions::{Functions, domain_name, scope_prefix};
+use super::functions::{Callee, Functions, domain_name, scope_prefix};
 use super::proto::{NodeProto, TensorProto, ValueInfoProto};
 use super::tensor::{attribute, tensor, tensor_attribute, value_info};
 use crate::ir::{DType, Graph, GraphError, Node, TensorData, TensorType, ValueId, ValueSource};
-use crate::ops::Domain;
+use crate::ops::{Domain, InPlaceAccumulator, Operator};
 
 /// Elements from which on a constant of one value is filled by a node instead of stored: the zeros that a max pooling's
 /// gradient scatters into are as large as its input, gigabytes for large batches.
@@ -94,13 +94,14 @@ impl<'g> Lowering<'g> {
     fn node(&mut self, node: &Node, live: &HashSet<ValueId>, functions: &mut Functions) -> Result<(), GraphError> {
         let (op, domain) = (&node.op, node.op.domain());
         let types: Vec<&TensorType> = node.inputs.iter().map(|&input| self.graph.ty(input)).collect();
-        let overload = match domain {
-            Domain::Swav => Some(functions.overload(op, &types, &node.scope)?),
-            Domain::Microsoft if !functions.target().formulations().microsoft => {
+        let callee = match domain {
+            Domain::Swav => functions.call(op, &types, &node.scope)?,
+            // Only the training API assigns to inputs, and it has no other way.
+            Domain::Microsoft if !functions.target().formulations().microsoft && op.name() != InPlaceAccumulator::NAME => {
                 let problem = format!("the target {} has operators of ai.onnx only, this one is of com.microsoft", functions.target());
                 return Err(GraphError::Shape { scope: scope_prefix(&node.scope), operator: op.name(), problem });
             }
-            Domain::Microsoft | Domain::Onnx => None,
+            Domain::Microsoft | Domain::Onnx => Callee { name: op.name().to_owned(), overload: None },
         };
         let mut input: Vec<String> = node.inputs.iter().map(|&input| self.value(input)).collect();
         for data in op.constant_inputs() {
@@ -118,9 +119,9 @@ impl<'g> Lowering<'g> {
         self.lowered.domains.insert(domain_name(domain));
         self.lowered.nodes.push(NodeProto {
             name: Some(name),
-            op_type: Some(op.name().to_owned()),
+            op_type: Some(callee.name),
             domain: Some(domain_name(domain).to_owned()),
-            overload,
+            overload: callee.overload,
             input,
             output,
             attribute: op.attributes().iter().map(|(name, value)| attribute(name, value)).collect(),

@@ -21,7 +21,7 @@ pub(crate) fn data_type(dtype: DType) -> i32 {
 }
 
 /// A named type with static dimensions.
-pub(super) fn value_info(name: &str, ty: &TensorType) -> ValueInfoProto {
+pub(crate) fn value_info(name: &str, ty: &TensorType) -> ValueInfoProto {
     let dims: Vec<Dim> = ty.shape.iter().map(|&dim| Dim::Static(dim)).collect();
     symbolic_value_info(name, ty.dtype, &dims)
 }
@@ -39,7 +39,7 @@ pub(super) fn symbolic_value_info(name: &str, dtype: DType, dims: &[Dim]) -> Val
 }
 
 /// A constant, without a name.
-pub(super) fn tensor(ty: &TensorType, data: &TensorData) -> TensorProto {
+pub(crate) fn tensor(ty: &TensorType, data: &TensorData) -> TensorProto {
     let raw: Vec<u8> = match data {
         TensorData::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         TensorData::Exact(values) => values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect(),
@@ -52,7 +52,7 @@ pub(super) fn tensor(ty: &TensorType, data: &TensorData) -> TensorProto {
 }
 
 /// An attribute with its type, also where the value is zero.
-pub(super) fn attribute(name: &str, value: &Attribute) -> AttributeProto {
+pub(crate) fn attribute(name: &str, value: &Attribute) -> AttributeProto {
     let mut proto = AttributeProto { name: Some(name.to_owned()), ..AttributeProto::default() };
     let ty = match value {
         Attribute::Int(value) => {
@@ -77,6 +77,6 @@ pub(super) fn attribute(name: &str, value: &Attribute) -> AttributeProto {
 }
 
 /// A constant as the attribute of a `Constant` node.
-pub(super) fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
+pub(crate) fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
     AttributeProto { name: Some("value".to_owned()), r#type: Some(AttributeType::Tensor.into()), t: Some(tensor), ..AttributeProto::default() }
 }

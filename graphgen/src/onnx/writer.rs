@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::OPSET;
-use super::functions::{Functions, domain_name};
+use super::functions::{FunctionNames, Functions, domain_name};
 use super::lower::{Constants, lower};
 use super::proto::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
 use super::tensor::{symbolic_value_info, value_info};
@@ -26,6 +26,8 @@ pub enum Dim {
 pub struct ModelOptions {
     /// Which bodies the functions get.
     pub target: Target,
+    /// How functions of one name are told apart.
+    pub function_names: FunctionNames,
     /// Dimensions of graph inputs and outputs that replace the static ones, by the name of the input or output.
     pub symbolic: BTreeMap<String, Vec<Dim>>,
     /// Key-value pairs of the file.
@@ -35,7 +37,7 @@ pub struct ModelOptions {
 impl ModelOptions {
     /// Static shapes and no metadata.
     pub fn new(target: Target) -> Self {
-        ModelOptions { target, symbolic: BTreeMap::new(), metadata: BTreeMap::new() }
+        ModelOptions { target, function_names: FunctionNames::default(), symbolic: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 }
 
@@ -72,7 +74,7 @@ impl Default for ModelOptions {
 /// input, symbolic dimensions for a name the graph does not have or in another number than its rank.
 pub fn write_model(graph: &Graph, name: &str, options: &ModelOptions) -> Result<ModelProto, GraphError> {
     check_symbolic(graph, options)?;
-    let mut functions = Functions::new(options.target);
+    let mut functions = Functions::new(options.target, options.function_names);
     let mut lowered = lower(graph, Constants::Initializers, &mut functions)?;
     let (functions, body_domains) = functions.finish();
     lowered.domains.extend(body_domains);
@@ -90,7 +92,7 @@ pub fn write_model(graph: &Graph, name: &str, options: &ModelOptions) -> Result<
     let entry = |(key, value): (&String, &String)| StringStringEntryProto { key: Some(key.clone()), value: Some(value.clone()) };
     Ok(ModelProto {
         // 10 brought the field `overload`.
-        ir_version: Some(if functions.is_empty() { 8 } else { 10 }),
+        ir_version: Some(if functions.iter().any(|function| function.overload.is_some()) { 10 } else { 8 }),
         opset_import: opset_imports(&lowered.domains),
         producer_name: Some(env!("CARGO_PKG_NAME").to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),

@@ -4,6 +4,7 @@
 //! [`crate::functions`]. [`Op`] is the closed set of both.
 
 pub mod activation;
+pub mod assign;
 mod build;
 pub mod cast;
 pub mod compare;
@@ -201,6 +202,7 @@ macro_rules! operators {
 
 operators! {
     activation => Relu, HardSigmoid;
+    assign => InPlaceAccumulator;
     cast => Cast;
     compare => Equal, Greater, Where;
     conv => Conv, ConvTranspose;

@@ -9,13 +9,13 @@ use crate::ops::{Greater, Where};
 use crate::preset::{OptimizerName, Precision, Preset};
 
 /// LARS's epsilon (apex's LARC).
-const LARS_EPSILON: f64 = 1e-8;
+pub(crate) const LARS_EPSILON: f64 = 1e-8;
 /// Adam's decay of the first moment (PyTorch's default).
-const ADAM_BETA1: f64 = 0.9;
+pub(crate) const ADAM_BETA1: f64 = 0.9;
 /// Adam's decay of the second moment (PyTorch's default).
-const ADAM_BETA2: f64 = 0.999;
+pub(crate) const ADAM_BETA2: f64 = 0.999;
 /// Adam's epsilon (PyTorch's default).
-const ADAM_EPSILON: f64 = 1e-8;
+pub(crate) const ADAM_EPSILON: f64 = 1e-8;
 
 /// Scalars of the step.
 struct Scalars {

@@ -34,6 +34,13 @@ pub struct WeightTensor {
     pub data: Vec<f32>,
 }
 
+impl WeightTensor {
+    /// A tensor of zeros.
+    pub fn zeros(shape: &[usize]) -> WeightTensor {
+        WeightTensor { shape: shape.to_vec(), data: vec![0.0; shape.iter().product()] }
+    }
+}
+
 /// Weights by PyTorch parameter name, in the order of the names.
 pub type Weights = BTreeMap<String, WeightTensor>;
 

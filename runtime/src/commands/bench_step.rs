@@ -13,8 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use super::UsageError;
 use super::options::with_provider;
 use crate::kernels::KernelSet;
-use crate::session::environment::environment;
-use crate::train::open_engine_with;
+use crate::session::EngineKind;
+use crate::train::engines;
 
 /// Steps before the measurement: the first ones allocate.
 const WARM_UP: usize = 2;
@@ -37,6 +37,9 @@ pub struct Args {
     /// Native kernels, or the functions' bodies in standard operators
     #[arg(long, value_enum, default_value_t = KernelSet::Native)]
     pub kernels: KernelSet,
+    /// What runs the graphs
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: EngineKind,
     /// Where the graphs run [default: the preset's train.provider]
     #[arg(long, value_enum)]
     pub provider: Option<Provider>,
@@ -51,14 +54,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
     }
     let preset = with_provider(&args.preset, &args.set, args.provider)?;
-    let environment = environment()?;
+    let environment = args.engine.library().environment()?;
     let directory = tempfile::tempdir().context("creating a temporary directory for the graphs")?;
     let began = Instant::now();
     // Not the directory itself, which exists already.
     let graphs = directory.path().join("graphs");
     let manifest = artifacts::export(&preset, &graphs)?;
     let exported = began.elapsed();
-    let mut engine = open_engine_with(&environment, &graphs, &manifest, args.threads, args.kernels)?;
+    let mut engine = engines::open(args.engine, &environment, &graphs, manifest, args.threads, args.kernels)?;
     engine.load_weights(&load_safetensors(&graphs.join(artifacts::INIT_FILE))?)?;
     let loaded = began.elapsed() - exported;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use graphgen::preset::{Preset, PresetError, Provider};
 
 use crate::data::EvalTransform;
@@ -13,24 +13,6 @@ use crate::session::Encoder;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
-
-/// Which implementation runs the graphs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Engine {
-    /// Any ONNX Runtime
-    Stock,
-    /// ONNX Runtime's training API; not in this version
-    TrainingApi,
-}
-
-impl Engine {
-    pub(crate) fn check(self) -> Result<(), UsageError> {
-        match self {
-            Engine::Stock => Ok(()),
-            Engine::TrainingApi => Err(UsageError("--engine training-api: this version has only the stock engine; leave --engine out".into())),
-        }
-    }
-}
 
 /// A preset's settings with `--provider` over them.
 pub(crate) fn with_provider(file: &Path, overrides: &[String], provider: Option<Provider>) -> Result<Preset, PresetError> {

@@ -7,9 +7,8 @@ use graphgen::artifacts;
 use graphgen::preset::Provider;
 
 use super::UsageError;
-use super::options::{Engine, check_provider, with_provider};
-use crate::session::ProviderOptions;
-use crate::session::environment::environment;
+use super::options::{check_provider, with_provider};
+use crate::session::{EngineKind, ProviderOptions};
 use crate::train::{GraphSource, Resume, TrainOptions, train};
 
 /// Trains an encoder: graphs, checkpoints, metrics.jsonl and encoder.onnx go into the run directory
@@ -44,8 +43,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
     /// What runs the graphs
-    #[arg(long, value_enum, default_value_t = Engine::Stock)]
-    pub(crate) engine: Engine,
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: EngineKind,
     /// Where the graphs run [default: the preset's train.provider]
     #[arg(long, value_enum)]
     pub provider: Option<Provider>,
@@ -56,7 +55,6 @@ pub struct Args {
 /// # Errors
 /// Whatever keeps the run from starting, before anything is written, or stops it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    args.engine.check()?;
     let source = match (args.preset, args.graphs) {
         (Some(file), None) => GraphSource::Preset(Box::new(with_provider(&file, &args.set, args.provider)?)),
         (None, Some(directory)) => {
@@ -71,10 +69,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "never" => Resume::Never,
         path => Resume::From(path.into()),
     };
-    let environment = environment()?;
+    let environment = args.engine.library().environment()?;
     ProviderOptions::of(source.preset()).check()?;
     let run = args.out.clone();
-    let options = TrainOptions { source, data: args.data, run: args.out, max_steps: args.max_steps, resume, init: args.init, threads: args.threads };
+    let options =
+        TrainOptions { source, data: args.data, run: args.out, max_steps: args.max_steps, resume, init: args.init, threads: args.threads, engine: args.engine };
     let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;
     match &summary.last {
         Some(last) => println!("step {} of {}: loss {:.4}, {:.3} of ln K", summary.steps, summary.total_steps, last.loss, last.loss_over_ln_k),

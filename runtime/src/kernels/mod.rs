@@ -17,7 +17,7 @@ mod sinkhorn_operator;
 #[cfg(test)]
 mod testing;
 
-pub use operator::{DOMAIN, KernelSet, native_operators};
+pub use operator::{DOMAIN, KernelSet, native_functions, native_operators};
 use parallel::Parallel;
 use scratch::ScratchPool;
 pub use sinkhorn_operator::{SinkhornOperator, sinkhorn_calls};

@@ -9,7 +9,7 @@ use ort::value::{Shape, TensorElementType, ValueType};
 use super::Resources;
 use super::parallel::{KernelError, OrtPool};
 use super::scratch::ScratchPool;
-use super::sinkhorn_operator::SinkhornOperator;
+use super::sinkhorn_operator::{SINKHORN, SinkhornOperator};
 
 /// Domain of graph functions that may have a native kernel.
 pub const DOMAIN: &str = "swav";
@@ -22,6 +22,20 @@ pub enum KernelSet {
     Native,
     /// None but Sinkhorn-Knopp: the functions' bodies in standard operators.
     Functions,
+}
+
+/// Names of the functions that [`native_operators`] has kernels for.
+pub fn native_functions(kernels: KernelSet, sinkhorn: Option<usize>) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if sinkhorn.is_some() {
+        names.push(SINKHORN);
+    }
+    if kernels == KernelSet::Native {
+        use super::{batch_norm, convolution};
+        names.extend([convolution::Forward::NAME, convolution::InputGradient::NAME, convolution::WeightGradient::NAME]);
+        names.extend([batch_norm::BatchNormTrain::NAME, batch_norm::BatchNormTrainGrad::NAME]);
+    }
+    names
 }
 
 /// The native kernels for a session on the CPU, to be registered when the session is built. `sinkhorn`: the threads that

@@ -8,6 +8,9 @@ use ort::value::TensorElementType;
 
 use super::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
 
+/// Name of the function.
+pub(super) const SINKHORN: &str = "SinkhornKnopp";
+
 /// Runs of the native kernel in this process: the proof that ONNX Runtime did not use the function's body.
 static SINKHORN_CALLS: AtomicU64 = AtomicU64::new(0);
 
@@ -32,7 +35,7 @@ impl Operator for SinkhornOperator {
     type Kernel<'a> = BoxedKernel<'a>;
 
     fn name(&self) -> &str {
-        "SinkhornKnopp"
+        SINKHORN
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {

@@ -67,7 +67,7 @@ fn both_passes_of_a_micro_batch_give_the_same_embeddings() {
         let all = join(&[crops(0), crops(1), crops(2)]);
         engine.forward_backward(&slices(&all)).expect("a step");
         for micro in 0..COUNT {
-            load_crops(&mut engine.crops, &slices(&all), micro);
+            load_crops(&mut engine.crops, &slices(&all), micro).expect("written");
             let accumulation = engine.accumulation.as_mut().expect("several micro-batches");
             accumulation.select(micro, &mut engine.train_step).expect("bound");
             engine.train_step.run().expect("a pass");

@@ -6,11 +6,64 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 
+use super::EngineKind;
+
 /// Names the library file; an alternative to `.ort/lib` of the project folder.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
-/// Where `scripts/setup.sh` unpacks the library, below the project folder.
-const LIBRARY_FOLDER: &str = ".ort/lib";
+/// Which build of ONNX Runtime a process loads: `ort` takes one a process, so the choice comes before everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// The stock build.
+    Stock,
+    /// The training build, with the training API beside everything that the stock build has.
+    Training,
+}
+
+impl Library {
+    /// Where `scripts/setup.sh` unpacks the library, below the project folder.
+    fn folder(self) -> &'static str {
+        match self {
+            Library::Stock => ".ort/lib",
+            Library::Training => ".ort/training",
+        }
+    }
+
+    /// The command that puts it there.
+    fn setup(self) -> &'static str {
+        match self {
+            Library::Stock => "scripts/setup.sh",
+            Library::Training => "scripts/setup.sh --engine training-api",
+        }
+    }
+
+    /// The process's environment; the first call loads the library, with telemetry off.
+    ///
+    /// # Errors
+    /// A missing library, and a file that is none, too old, or without the training API where that is needed, naming the
+    /// file and what to do.
+    pub fn environment(self) -> Result<Environment, EnvironmentError> {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let (environment, path) = match &*loaded {
+            Some(known) => known,
+            None => loaded.insert(load(self)?),
+        };
+        match self {
+            Library::Training if ort::training::training_api().is_err() => Err(EnvironmentError::NoTrainingApi { path: path.clone() }),
+            Library::Stock | Library::Training => Ok(environment.clone()),
+        }
+    }
+}
+
+impl EngineKind {
+    /// The library that the engine needs.
+    pub fn library(self) -> Library {
+        match self {
+            EngineKind::Stock => Library::Stock,
+            EngineKind::TrainingApi => Library::Training,
+        }
+    }
+}
 
 /// Why there is no ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
@@ -18,14 +71,18 @@ pub enum EnvironmentError {
     /// No file to try.
     #[error(
         "ONNX Runtime was not found: {LIBRARY_VARIABLE} is not set, and neither the current folder, nor the program's, nor any above them holds \
-         {LIBRARY_FOLDER}/{pattern}. Run scripts/setup.sh in the project folder, or set {LIBRARY_VARIABLE} to the library's file"
+         {folder}/{pattern}. Run {setup} in the project folder, or set {LIBRARY_VARIABLE} to the library's file"
     )]
     NotFound {
+        /// The folder that was looked for.
+        folder: &'static str,
+        /// The command that makes it.
+        setup: &'static str,
         /// The file name that was looked for.
         pattern: &'static str,
     },
     /// The file is not an ONNX Runtime that this program can use.
-    #[error("{path} (from {origin}) cannot be used as ONNX Runtime: {reason}. Run scripts/setup.sh in the project folder to get a suitable one")]
+    #[error("{path} (from {origin}) cannot be used as ONNX Runtime: {reason}. Run {setup} in the project folder to get a suitable one")]
     Unusable {
         /// The file that was tried.
         path: PathBuf,
@@ -33,6 +90,18 @@ pub enum EnvironmentError {
         origin: String,
         /// What went wrong.
         reason: String,
+        /// The command that gets a suitable one.
+        setup: &'static str,
+    },
+    /// The library is ONNX Runtime, but not a training build.
+    #[error(
+        "{path} has no training API, as no stock build has: leave --engine training-api out, or get a training build. On Linux on x86-64 \
+         {setup} fetches one (unset {LIBRARY_VARIABLE} then); elsewhere set {LIBRARY_VARIABLE} to one of your own, see docs/training-api.md",
+        setup = Library::Training.setup()
+    )]
+    NoTrainingApi {
+        /// The library.
+        path: PathBuf,
     },
     /// The library was loaded and reports an error.
     #[error("ONNX Runtime from {path} failed to start: {source}")]
@@ -45,19 +114,19 @@ pub enum EnvironmentError {
 }
 
 /// ONNX Runtime has one environment a process: its library cannot be loaded twice, or unloaded.
-static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
+static LOADED: Mutex<Option<(Environment, PathBuf)>> = Mutex::new(None);
 
-/// The process's environment; the first call loads the library, with telemetry off.
+/// The process's environment, of the stock build if this is the first call.
 ///
 /// # Errors
 /// A missing library, and a file that is none or too old, naming the file and what to do.
 pub fn environment() -> Result<Environment, EnvironmentError> {
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(environment) = &*loaded {
-        return Ok(environment.clone());
-    }
-    let (path, origin) = find_library()?;
-    let unusable = |reason| EnvironmentError::Unusable { path: path.clone(), origin: origin.clone(), reason };
+    Library::Stock.environment()
+}
+
+fn load(library: Library) -> Result<(Environment, PathBuf), EnvironmentError> {
+    let (path, origin) = find_library(library)?;
+    let unusable = |reason| EnvironmentError::Unusable { path: path.clone(), origin: origin.clone(), reason, setup: library.setup() };
     // `ort` asserts some of what it finds in a library.
     let builder = std::panic::catch_unwind(|| {
         ort::init_from(&path).inspect(|_| {
@@ -69,10 +138,9 @@ pub fn environment() -> Result<Environment, EnvironmentError> {
     let environment = builder.with_name("swav").with_telemetry(false).build().map_err(|source| EnvironmentError::Start { path: path.clone(), source })?;
     environment.set_log_level(ort::logging::LogLevel::Warning);
     // The library's name carries its version; `scripts/setup.sh` may have made a link to it.
-    let library = path.canonicalize().unwrap_or_else(|_| path.clone());
-    tracing::info!("ONNX Runtime: {} ({})", library.display(), ort::info());
-    *loaded = Some(environment.clone());
-    Ok(environment)
+    let file = path.canonicalize().unwrap_or_else(|_| path.clone());
+    tracing::info!("ONNX Runtime: {} ({})", file.display(), ort::info());
+    Ok((environment, path))
 }
 
 fn describe(error: &ort::LoadDynamicError) -> String {
@@ -86,7 +154,7 @@ fn describe(error: &ort::LoadDynamicError) -> String {
 }
 
 /// The library file, and where its name came from.
-fn find_library() -> Result<(PathBuf, String), EnvironmentError> {
+fn find_library(library: Library) -> Result<(PathBuf, String), EnvironmentError> {
     if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|value| !value.is_empty()) {
         let path = PathBuf::from(path);
         // `ort` resolves relative paths against the program's folder first; people mean the current one.
@@ -96,9 +164,9 @@ fn find_library() -> Result<(PathBuf, String), EnvironmentError> {
     let folders = [std::env::current_dir().ok(), std::env::current_exe().ok()];
     let ancestors = folders.iter().flatten().flat_map(|folder| folder.ancestors());
     ancestors
-        .map(|folder| folder.join(LIBRARY_FOLDER))
+        .map(|folder| folder.join(library.folder()))
         .find_map(|folder| Some((library_in(&folder)?, folder.display().to_string())))
-        .ok_or(EnvironmentError::NotFound { pattern: library_pattern().2 })
+        .ok_or(EnvironmentError::NotFound { folder: library.folder(), setup: library.setup(), pattern: library_pattern().2 })
 }
 
 /// Prefix, part that must occur, and description of the library's file name.

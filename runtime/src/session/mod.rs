@@ -3,6 +3,7 @@
 mod accumulation;
 mod bound;
 mod encoder;
+mod engine;
 pub mod environment;
 mod options;
 mod placement;
@@ -10,8 +11,10 @@ mod provider;
 mod queue;
 mod state;
 mod stock;
+mod training_api;
 
 pub use encoder::{Encoder, EncoderOutput};
+pub use engine::{Engine, EngineKind};
 pub use options::SessionOptions;
 #[cfg(test)]
 pub(crate) use options::creating;
@@ -19,3 +22,4 @@ pub use placement::{PlacedNode, Placement};
 pub use provider::{ProviderError, ProviderOptions};
 pub use state::{EngineError, OptimizerState, QueueState};
 pub use stock::{LossScaling, StepOutput, StockEngine};
+pub use training_api::TrainingApiEngine;

@@ -104,7 +104,7 @@ impl SessionOptions {
         self.builder(environment)?.commit_from_memory(model)
     }
 
-    fn builder(&self, environment: &Environment) -> ort::Result<SessionBuilder> {
+    pub(super) fn builder(&self, environment: &Environment) -> ort::Result<SessionBuilder> {
         // The CPU provider is registered by ONNX Runtime itself: naming it through `ort` would switch its arena off.
         // Memory patterns can double the memory of the second run and save no time.
         let mut builder = Session::builder(environment)?

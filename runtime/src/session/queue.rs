@@ -1,8 +1,8 @@
 //! The queue of embeddings in an engine.
 
-use graphgen::manifest::GraphSpec;
+use graphgen::manifest::TensorSpec;
 use ort::session::IoBinding;
-use ort::value::Tensor;
+use ort::value::{DynValue, Tensor};
 
 use super::state::{EngineError, HostInput, Memory, QueueState, copy, dimensions, write, zeros};
 
@@ -15,9 +15,9 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// The empty queue of a graph; `None` for a graph without one.
-    pub(super) fn of(graph: &GraphSpec, memory: &Memory) -> ort::Result<Option<Queue>> {
-        let Some(input) = graph.inputs.iter().find(|input| input.name == "queue/embeddings") else { return Ok(None) };
+    /// The empty queue of a graph with these inputs; `None` for a graph without one.
+    pub(super) fn of(inputs: &[TensorSpec], memory: &Memory) -> ort::Result<Option<Queue>> {
+        let Some(input) = inputs.iter().find(|input| input.name == "queue/embeddings") else { return Ok(None) };
         let (embeddings, next_embeddings) = (memory.zeros(&input.shape)?, memory.zeros(&input.shape)?);
         Ok(Some(Queue { embeddings, filled: HostInput::zeros(memory, &[1])?, next_embeddings, next_filled: zeros(&[1])? }))
     }
@@ -42,6 +42,26 @@ impl Queue {
         Ok(true)
     }
 
+    /// The input `queue/embeddings`.
+    pub(super) fn embeddings(&self) -> &Tensor<f32> {
+        &self.embeddings
+    }
+
+    /// The input `queue/filled`.
+    pub(super) fn filled_rows(&self) -> &Tensor<i64> {
+        self.filled.tensor()
+    }
+
+    /// Copies a graph output that is the queue's; others are passed over.
+    pub(super) fn take_output(&mut self, name: &str, value: &DynValue) -> ort::Result<()> {
+        match name {
+            "next/queue/embeddings" => self.next_embeddings.extract_tensor_mut().1.copy_from_slice(value.try_extract_tensor::<f32>()?.1),
+            "next/queue/filled" => self.next_filled.extract_tensor_mut().1.copy_from_slice(value.try_extract_tensor::<i64>()?.1),
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Goes on with the rows of the last step.
     pub(super) fn advance(&mut self) -> Result<(), EngineError> {
         if self.embeddings.memory_info().is_cpu_accessible() {
@@ -62,11 +82,25 @@ impl Queue {
         Ok(QueueState { embeddings, filled: self.filled.data()[0] })
     }
 
+    /// Overwrites an engine's queue, if it has one.
+    ///
+    /// # Errors
+    /// A queue of another shape, or one where there should be none.
+    pub(super) fn load_into(queue: Option<&mut Queue>, state: Option<&QueueState>) -> Result<(), EngineError> {
+        let mismatch = |problem: &str| Err(EngineError::State { name: "queue".into(), problem: problem.into() });
+        match (queue, state) {
+            (None, None) => Ok(()),
+            (Some(queue), Some(state)) => queue.load(state),
+            (Some(_), None) => mismatch("missing in what is being loaded"),
+            (None, Some(_)) => mismatch("the preset has none"),
+        }
+    }
+
     /// Overwrites the queue.
     ///
     /// # Errors
     /// A queue of another shape.
-    pub(super) fn load(&mut self, state: &QueueState) -> Result<(), EngineError> {
+    fn load(&mut self, state: &QueueState) -> Result<(), EngineError> {
         if dimensions(&self.embeddings) != state.embeddings.shape {
             let problem = format!("expected shape {:?}, got {:?}", dimensions(&self.embeddings), state.embeddings.shape);
             return Err(EngineError::State { name: "queue".into(), problem });

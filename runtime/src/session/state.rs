@@ -163,8 +163,13 @@ impl<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug> HostInput
         dimensions(&self.host)
     }
 
+    /// What a graph reads.
+    pub(crate) fn tensor(&self) -> &Tensor<T> {
+        self.device.as_ref().unwrap_or(&self.host)
+    }
+
     pub(crate) fn bind(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
-        binding.bind_input(name, self.device.as_ref().unwrap_or(&self.host)).map(|()| true)
+        binding.bind_input(name, self.tensor()).map(|()| true)
     }
 }
 

@@ -94,7 +94,7 @@ impl StockEngine {
         let mut step =
             manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| memory.zeros::<i64>(&[1])).transpose().map_err(allocating())?;
         let accumulation = manifest.accumulation.as_ref();
-        let mut queue = Queue::of(accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step), &memory).map_err(allocating())?;
+        let mut queue = Queue::of(&accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step).inputs, &memory).map_err(allocating())?;
         let (learning_rate, train_prototypes) =
             (HostInput::zeros(&memory, &[1]).map_err(allocating())?, HostInput::zeros(&memory, &[1]).map_err(allocating())?);
         let mut loss = zeros::<f32>(&[1]).map_err(allocating())?;
@@ -187,7 +187,8 @@ impl StockEngine {
     /// # Errors
     /// Slices of the wrong size, and whatever ONNX Runtime reports.
     pub fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
-        self.check_crops(crops)?;
+        let shapes: Vec<Vec<usize>> = self.crops.iter().map(HostInput::shape).collect();
+        check_crops(&shapes, crops, self.accumulation.as_ref().map_or(1, Accumulation::count))?;
         let loss = match &mut self.accumulation {
             None => {
                 load_crops(&mut self.crops, crops, 0)?;
@@ -224,24 +225,6 @@ impl StockEngine {
     pub fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {
         let scalar = |name: &str| Ok::<_, EngineError>(self.moments.get(name)?.and_then(|tensor| tensor.data.first().copied()));
         Ok(scalar(LOSS_SCALE)?.zip(scalar(SKIPPED_STEPS)?).map(|(scale, skipped_steps)| LossScaling { scale, skipped_steps }))
-    }
-
-    fn check_crops(&self, crops: &[&[u8]]) -> Result<(), EngineError> {
-        if crops.len() != self.crops.len() {
-            let problem = format!("expected {} groups of crops, got {}", self.crops.len(), crops.len());
-            return Err(EngineError::State { name: "crops".into(), problem });
-        }
-        let count = self.accumulation.as_ref().map_or(1, Accumulation::count);
-        for (index, (tensor, bytes)) in self.crops.iter().zip(crops).enumerate() {
-            let shape = tensor.shape();
-            let expected = count * shape.iter().product::<usize>();
-            if bytes.len() != expected {
-                let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
-                let problem = format!("expected {expected} bytes for {times}shape {shape:?}, got {}", bytes.len());
-                return Err(EngineError::State { name: format!("crops/{index}"), problem });
-            }
-        }
-        Ok(())
     }
 
     /// Updates parameters and optimizer state from the gradients of the last [`forward_backward`](Self::forward_backward).
@@ -330,13 +313,7 @@ impl StockEngine {
     /// # Errors
     /// A queue of another shape, or one where there should be none.
     pub fn load_queue(&mut self, state: Option<&QueueState>) -> Result<(), EngineError> {
-        let mismatch = |problem: &str| Err(EngineError::State { name: "queue".into(), problem: problem.into() });
-        match (&mut self.queue, state) {
-            (None, None) => Ok(()),
-            (Some(queue), Some(state)) => queue.load(state),
-            (Some(_), None) => mismatch("missing in what is being loaded"),
-            (None, Some(_)) => mismatch("the preset has none"),
-        }
+        Queue::load_into(self.queue.as_mut(), state)
     }
 
     /// Makes every later step compute a further f32 output (`scores`, `embeddings`, `codes`), to be read with
@@ -373,7 +350,25 @@ impl StockEngine {
     }
 }
 
-/// Copies the crops of one micro-batch; [`StockEngine::check_crops`] has checked the sizes.
+/// Whether there is a slice of the right size for each group of crops, over `count` micro-batches. `shapes`: those of the
+/// graph's inputs.
+pub(super) fn check_crops(shapes: &[Vec<usize>], crops: &[&[u8]], count: usize) -> Result<(), EngineError> {
+    if crops.len() != shapes.len() {
+        let problem = format!("expected {} groups of crops, got {}", shapes.len(), crops.len());
+        return Err(EngineError::State { name: "crops".into(), problem });
+    }
+    for (index, (shape, bytes)) in shapes.iter().zip(crops).enumerate() {
+        let expected = count * shape.iter().product::<usize>();
+        if bytes.len() != expected {
+            let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
+            let problem = format!("expected {expected} bytes for {times}shape {shape:?}, got {}", bytes.len());
+            return Err(EngineError::State { name: format!("crops/{index}"), problem });
+        }
+    }
+    Ok(())
+}
+
+/// Copies the crops of one micro-batch; [`check_crops`] has checked the sizes.
 fn load_crops(inputs: &mut [HostInput<u8>], crops: &[&[u8]], micro: usize) -> Result<(), EngineError> {
     for (input, bytes) in inputs.iter_mut().zip(crops) {
         let pixels = input.data().len();

@@ -57,6 +57,7 @@ fn manifest() -> Manifest {
             vec![named("next/w", &w), named("next/momentum/w", &w), spec("next/step", "i64", &[1])],
         ),
         accumulation: None,
+        training_api: None,
         hash: String::new(),
         initial_loss_scale: None,
         init: None,

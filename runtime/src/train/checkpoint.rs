@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::TrainError;
-use crate::session::{OptimizerState, QueueState, StockEngine};
+use crate::session::{Engine, OptimizerState, QueueState};
 
 /// Version of the format; readers refuse others.
 pub const CHECKPOINT_VERSION: u32 = 1;
@@ -71,8 +71,8 @@ impl Checkpoint {
     /// Copies the engine's state.
     ///
     /// # Errors
-    /// Whatever ONNX Runtime reports.
-    pub fn of(engine: &StockEngine, progress: Progress) -> Result<Checkpoint, TrainError> {
+    /// Whatever the engine reports.
+    pub fn of(engine: &dyn Engine, progress: Progress) -> Result<Checkpoint, TrainError> {
         Ok(Checkpoint { progress, weights: engine.weights()?, optimizer: engine.optimizer_state()?, queue: engine.queue_state()? })
     }
 
@@ -80,9 +80,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// State of another network, optimizer or queue.
-    pub fn restore(&self, engine: &mut StockEngine) -> Result<(), TrainError> {
+    pub fn restore(&self, engine: &mut dyn Engine) -> Result<(), TrainError> {
         engine.load_weights(&self.weights)?;
-        engine.load_optimizer_state(&self.optimizer)?;
+        engine.load_optimizer_state(&self.optimizer, self.progress.step)?;
         engine.load_queue(self.queue.as_ref())?;
         Ok(())
     }

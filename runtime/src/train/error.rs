@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use graphgen::artifacts::ArtifactError;
+use graphgen::training_api::TrainingApiError;
 use graphgen::weights::WeightsError;
 
 use crate::data::DataError;
@@ -23,6 +24,9 @@ pub enum TrainError {
     /// Weights could not be written or read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Graphs that the training API cannot follow, or that could not be written for it.
+    #[error(transparent)]
+    TrainingApi(#[from] TrainingApiError),
     /// A number that ends the run.
     #[error(
         "the {name} of step {step} is {value}; the last checkpoint is untouched. Likely causes: a learning rate that is too high (lower \

@@ -1,6 +1,7 @@
 //! Training: schedule, step, checkpoints, metrics and the run directory that holds them.
 
 pub mod checkpoint;
+pub mod engines;
 mod error;
 mod fit;
 mod init;
@@ -8,7 +9,9 @@ mod metrics;
 mod progress;
 mod run;
 mod schedule;
+mod setup;
 mod trainer;
+mod training;
 
 pub use error::TrainError;
 pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, open_engine_with, train};

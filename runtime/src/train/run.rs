@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use graphgen::artifacts;
 use graphgen::manifest::Manifest;
 use graphgen::preset::Preset;
+use graphgen::training_api;
 use graphgen::weights::write_atomically;
 
 use super::{GraphSource, TrainError};
@@ -150,18 +151,28 @@ impl RunDirectory {
                 artifacts::export(preset, &unfinished)?;
             }
             GraphSource::Directory { directory, .. } => {
-                fs::create_dir_all(&unfinished).map_err(TrainError::io(&unfinished))?;
-                for entry in fs::read_dir(directory).map_err(TrainError::io(directory))? {
-                    let entry = entry.map_err(TrainError::io(directory))?;
-                    if entry.path().is_file() {
-                        fs::copy(entry.path(), unfinished.join(entry.file_name())).map_err(TrainError::io(entry.path()))?;
-                    }
+                copy_files(directory, &unfinished)?;
+                let training_api = directory.join(training_api::FOLDER);
+                if training_api.is_dir() {
+                    copy_files(&training_api, &unfinished.join(training_api::FOLDER))?;
                 }
             }
         }
         fs::rename(&unfinished, &graphs).map_err(TrainError::io(&graphs))?;
         Ok(artifacts::open(&graphs)?)
     }
+}
+
+/// Copies the files of a folder, not those of folders in it.
+fn copy_files(from: &Path, to: &Path) -> Result<(), TrainError> {
+    fs::create_dir_all(to).map_err(TrainError::io(to))?;
+    for entry in fs::read_dir(from).map_err(TrainError::io(from))? {
+        let entry = entry.map_err(TrainError::io(from))?;
+        if entry.path().is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).map_err(TrainError::io(entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_folder(folder: &Path) -> Result<(), TrainError> {

@@ -6,7 +6,7 @@ use graphgen::methods::loss_scaling::SMALLEST_SCALE;
 use graphgen::preset::Preset;
 
 use super::{LearningRate, TrainError};
-use crate::session::StockEngine;
+use crate::session::Engine;
 
 /// What a step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ pub struct StepReport {
 
 /// Counts steps and decides what each of them does; the engine does it.
 pub struct Trainer {
-    engine: StockEngine,
+    engine: Box<dyn Engine>,
     schedule: LearningRate,
     steps_per_epoch: u64,
     frozen_steps: u64,
@@ -38,7 +38,7 @@ pub struct Trainer {
 
 impl Trainer {
     /// A trainer that goes on after `step` steps; the engine holds the state of that moment.
-    pub fn new(engine: StockEngine, preset: &Preset, steps_per_epoch: u64, step: u64) -> Trainer {
+    pub fn new(engine: Box<dyn Engine>, preset: &Preset, steps_per_epoch: u64, step: u64) -> Trainer {
         Trainer {
             engine,
             schedule: LearningRate::new(&preset.optim, steps_per_epoch, preset.train.epochs),
@@ -55,8 +55,8 @@ impl Trainer {
     }
 
     /// The engine, for its state.
-    pub fn engine(&self) -> &StockEngine {
-        &self.engine
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.engine
     }
 
     /// Trains on one batch: u8 [N·count·B, 3, S, S] for each group of adjacent crops of equal size, micro-batch after

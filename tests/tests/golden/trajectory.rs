@@ -184,7 +184,7 @@ fn check_from_pytorchs_state(name: &'static str) {
 fn check_free(name: &'static str) {
     let run = Run::open(name);
     let (engine, _) = run.engine(&train_step(&run.preset).expect("a graph"));
-    let mut trainer = Trainer::new(engine, &run.preset, run.steps_per_epoch, 0);
+    let mut trainer = Trainer::new(Box::new(engine), &run.preset, run.steps_per_epoch, 0);
     let mut worst: f64 = 0.0;
     for (step, loss) in run.losses().iter().enumerate() {
         let crops = run.crops(step);

@@ -1,0 +1,255 @@
+//! Artifacts of ONNX Runtime's training API, for any program that has it: `training_model.onnx`, `eval_model.onnx`,
+//! `optimizer_model.onnx` and `checkpoint`, in the folder `training_api` of an artifact directory. `docs/training-api.md`
+//! describes them.
+
+mod checkpoint;
+mod eval_model;
+mod optimizer_model;
+mod training_model;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use checkpoint::{CheckpointError, CheckpointFiles, OptimizerGroup, TrainingCheckpoint};
+
+use crate::artifacts::{self, ArtifactError, INIT_FILE, MANIFEST_FILE, sha256};
+use crate::ir::{Graph, GraphError, ValueId};
+use crate::manifest::{Manifest, TensorSpec, TrainingApiSpec};
+use crate::methods::swav::TrainStep;
+use crate::nn::Parameter;
+use crate::onnx::{FileError, FunctionNames, ModelOptions, NUMBER_SEPARATOR, encode, read_model, write_model};
+use crate::preset::{OptimizerName, Precision, Preset, Provider};
+use crate::weights::{Weights, WeightsError, load_safetensors, write_atomically};
+
+/// The folder inside an artifact directory.
+pub const FOLDER: &str = "training_api";
+/// File of the training step.
+pub const TRAINING_MODEL_FILE: &str = "training_model.onnx";
+/// File of the encoder.
+pub const EVAL_MODEL_FILE: &str = "eval_model.onnx";
+/// File of the update.
+pub const OPTIMIZER_MODEL_FILE: &str = "optimizer_model.onnx";
+/// File of the initial weights.
+pub const CHECKPOINT_FILE: &str = "checkpoint";
+
+/// Why the artifacts could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainingApiError {
+    /// A setting that the training API cannot follow.
+    #[error("{setting}: {problem}; change it, or train with --engine stock")]
+    Unsupported {
+        /// The setting, as `section.key`.
+        setting: &'static str,
+        /// What stands against it.
+        problem: String,
+    },
+    /// The graph could not be built.
+    #[error("the network cannot be built: {0}")]
+    Graph(#[from] GraphError),
+    /// The graph does not fit a file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The weights do not fit a checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The artifact directory is not one.
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The folder could not be created or replaced.
+    #[error("{path}: {source}")]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Whether the training API can follow a preset.
+///
+/// # Errors
+/// [`TrainingApiError::Unsupported`], naming the setting.
+pub fn check(preset: &Preset) -> Result<(), TrainingApiError> {
+    if preset.train.accumulate > 1 {
+        let problem = format!("expected 1 with the training API, whose TrainStep takes a whole batch, got {}", preset.train.accumulate);
+        return Err(TrainingApiError::Unsupported { setting: "train.accumulate", problem });
+    }
+    if preset.train.provider != Provider::Cpu {
+        let problem = format!("expected cpu with the training API, got {}: its artifacts were tried there only", preset.train.provider);
+        return Err(TrainingApiError::Unsupported { setting: "train.provider", problem });
+    }
+    if preset.train.precision != Precision::F32 {
+        let problem = "expected f32 with the training API, whose optimizer cannot skip a step".to_owned();
+        return Err(TrainingApiError::Unsupported { setting: "train.precision", problem });
+    }
+    let niters = preset.optim.freeze_prototypes_niters;
+    if niters > 0 && matches!(preset.optim.name, OptimizerName::Adam | OptimizerName::AdamW) {
+        let problem = format!("expected 0 with Adam and AdamW in the training API, which counts one step for all parameters, got {niters}");
+        return Err(TrainingApiError::Unsupported { setting: "optim.freeze_prototypes_niters", problem });
+    }
+    Ok(())
+}
+
+/// Frozen prototypes are known by their shape, which no other parameter may have.
+fn check_shapes(preset: &Preset, parameters: &[Parameter]) -> Result<(), TrainingApiError> {
+    let prototypes = preset.model.nmb_prototypes.parameter_names();
+    let (prototypes, others): (Vec<_>, Vec<_>) = parameters.iter().partition(|parameter| prototypes.contains(&parameter.name));
+    match others.iter().find(|other| prototypes.iter().any(|prototypes| prototypes.shape == other.shape)) {
+        Some(other) if preset.optim.freeze_prototypes_niters > 0 => {
+            let problem = format!("expected 0 where another parameter, here {}, has the shape of the prototypes, {:?}", other.name, other.shape);
+            Err(TrainingApiError::Unsupported { setting: "optim.freeze_prototypes_niters", problem })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The files of the training API for a preset, without the checkpoint, and their description.
+struct Models {
+    files: Vec<(&'static str, Vec<u8>)>,
+    spec: TrainingApiSpec,
+}
+
+fn models(preset: &Preset) -> Result<Models, TrainingApiError> {
+    check(preset)?;
+    let training = training_model::training_model(preset)?;
+    check_shapes(preset, &training.parameters)?;
+    let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.resolved_target()) };
+    let (eval, eval_options) = eval_model::eval_model(preset, &training)?;
+    let files = vec![
+        (TRAINING_MODEL_FILE, encode(&write_model(&training.graph, "training_model", &options)?)?),
+        (EVAL_MODEL_FILE, encode(&write_model(&eval, "eval_model", &eval_options)?)?),
+        (OPTIMIZER_MODEL_FILE, encode(&optimizer_model::optimizer_model(preset, &training.parameters)?)?),
+    ];
+    let spec = TrainingApiSpec {
+        inputs: user_inputs(&training),
+        outputs: user_outputs(&training.graph),
+        sha256: files.iter().map(|(file, bytes)| ((*file).to_owned(), sha256(bytes))).collect(),
+    };
+    Ok(Models { files, spec })
+}
+
+fn tensor(g: &Graph, name: &str, value: ValueId) -> TensorSpec {
+    TensorSpec { name: name.to_owned(), dtype: g.dtype(value).to_string(), shape: g.shape(value).to_vec() }
+}
+
+fn user_inputs(training: &TrainStep) -> Vec<TensorSpec> {
+    let g = &training.graph;
+    let is_user = |name: &str| name.starts_with("crops/") || name.starts_with("queue/");
+    g.inputs().iter().map(|&input| (g.input_name(input), input)).filter(|(name, _)| is_user(name)).map(|(name, input)| tensor(g, name, input)).collect()
+}
+
+fn user_outputs(g: &Graph) -> Vec<TensorSpec> {
+    g.outputs().iter().filter(|(name, _)| !name.ends_with("_grad.accumulation.out")).map(|(name, value)| tensor(g, name, *value)).collect()
+}
+
+/// Adds the training API's artifacts to an artifact directory, whose manifest names them afterwards. An earlier folder is
+/// replaced.
+///
+/// # Errors
+/// Settings that the training API cannot follow; a directory that holds no artifacts; files that cannot be written.
+pub fn add(directory: &Path) -> Result<Manifest, TrainingApiError> {
+    let mut manifest = artifacts::open(directory)?;
+    let Models { mut files, spec } = models(&manifest.preset)?;
+    let checkpoint = checkpoint_of(&manifest, load_safetensors(&directory.join(INIT_FILE))?, None).to_files()?;
+    let data = format!("{CHECKPOINT_FILE}.data");
+    files.push((CHECKPOINT_FILE, checkpoint.checkpoint));
+    files.extend(checkpoint.data.map(|bytes| (data.as_str(), bytes)));
+
+    let folder = directory.join(FOLDER);
+    let io = |source| TrainingApiError::Io { path: folder.clone(), source };
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).map_err(io)?;
+    }
+    std::fs::create_dir_all(&folder).map_err(io)?;
+    for (file, bytes) in &files {
+        write_atomically(&folder.join(file), bytes)?;
+    }
+    manifest.training_api = Some(spec);
+    let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has only JSON types");
+    write_atomically(&directory.join(MANIFEST_FILE), &json)?;
+    Ok(manifest)
+}
+
+/// The training model for a program with native kernels of the functions `native`: they are called by their plain name, as
+/// in our own graphs, and have no body any more.
+///
+/// # Errors
+/// Bytes that are no model.
+pub fn with_native_kernels(training_model: &[u8], native: &[&str]) -> Result<Vec<u8>, FileError> {
+    let mut model = read_model(training_model)?;
+    let plain = |name: &str| name.split_once(NUMBER_SEPARATOR).and_then(|(name, _)| native.iter().find(|native| **native == name).copied());
+    for node in model.graph.iter_mut().flat_map(|graph| &mut graph.node) {
+        if let (Some("swav"), Some(name)) = (node.domain.as_deref(), node.op_type.as_deref().and_then(plain)) {
+            node.op_type = Some(name.to_owned());
+        }
+    }
+    model.functions.retain(|function| function.name.as_deref().and_then(plain).is_none());
+    encode(&model)
+}
+
+/// Splits a network's weights as the checkpoint has them: parameters, and running statistics.
+pub fn checkpoint_of(manifest: &Manifest, mut weights: Weights, optimizer: Option<OptimizerGroup>) -> TrainingCheckpoint {
+    let frozen: BTreeMap<_, _> = manifest.running_statistics.iter().filter_map(|spec| weights.remove_entry(&spec.name)).collect();
+    TrainingCheckpoint { parameters: weights, frozen, optimizer }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preset(changes: &[&str]) -> Preset {
+        let changes: Vec<String> =
+            ["model.arch=resnet10", "model.width=8", "model.hidden_mlp=16", "model.feat_dim=8", "model.nmb_prototypes=12", "train.batch_size=4"]
+                .iter()
+                .chain(changes)
+                .map(|&change| change.to_owned())
+                .collect();
+        Preset::from_toml("", &changes).expect("valid")
+    }
+
+    #[test]
+    fn the_artifacts_are_part_of_the_directory() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let preset = preset(&["loss.queue_length=8"]);
+        artifacts::export(&preset, directory.path()).expect("exported");
+        let manifest = add(directory.path()).expect("added");
+        assert_eq!(artifacts::open(directory.path()).expect("whole"), manifest);
+        let spec = manifest.training_api.expect("described");
+        let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&spec.inputs), ["crops/0", "crops/1", "queue/embeddings", "queue/filled"]);
+        assert_eq!(spec.outputs[0].name, "loss");
+        assert!(names(&spec.outputs).iter().any(|name| name == training_model::STATE_WRITTEN));
+
+        let checkpoint = std::fs::read(directory.path().join(FOLDER).join(CHECKPOINT_FILE)).expect("written");
+        let checkpoint = TrainingCheckpoint::read(&checkpoint, None).expect("whole");
+        let mut all = checkpoint.parameters;
+        assert!(all.contains_key("prototypes.weight") && checkpoint.frozen.contains_key("bn1.running_mean"));
+        all.extend(checkpoint.frozen);
+        assert_eq!(all, load_safetensors(&directory.path().join(INIT_FILE)).expect("weights"));
+
+        std::fs::write(directory.path().join(FOLDER).join(TRAINING_MODEL_FILE), b"else").expect("write");
+        assert!(artifacts::open(directory.path()).expect_err("damaged").to_string().contains(TRAINING_MODEL_FILE));
+        let manifest = artifacts::export(&preset, directory.path()).expect("exported again");
+        assert!(manifest.training_api.is_none() && !directory.path().join(FOLDER).exists(), "what belongs to no manifest is gone");
+    }
+
+    #[test]
+    fn what_the_training_api_cannot_follow_is_refused() {
+        for (changes, setting) in [
+            (&["train.accumulate=2"][..], "train.accumulate"),
+            (&["optim.name=adam"], "optim.freeze_prototypes_niters"),
+            (&["optim.name=adamw"], "optim.freeze_prototypes_niters"),
+            // projection_head.3.weight is [8, 16], the prototypes [8, 8]; with a hidden layer of 8 both are.
+            (&["model.nmb_prototypes=8", "model.hidden_mlp=8"], "optim.freeze_prototypes_niters"),
+        ] {
+            let error = models(&preset(changes)).err().expect("refused").to_string();
+            assert!(error.starts_with(setting) && error.contains("--engine stock"), "{error}");
+        }
+        for changes in [&["optim.name=adamw", "optim.freeze_prototypes_niters=0"][..], &["optim.name=sgd"], &["model.nmb_prototypes=[12, 9]"]] {
+            assert!(models(&preset(changes)).is_ok(), "{changes:?}");
+        }
+    }
+}

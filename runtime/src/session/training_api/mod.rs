@@ -1,0 +1,270 @@
+//! The training API's engine: `training_model.onnx` and `optimizer_model.onnx` in a training build of ONNX Runtime, which
+//! holds parameters, gradients and moments itself.
+//!
+//! Weights can be read and written where they are. Moments cannot: they are read through a checkpoint that ONNX Runtime
+//! writes, and written by creating the session anew from a checkpoint that holds them.
+
+mod ffi;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use graphgen::manifest::{Manifest, TensorSpec, TrainingApiSpec};
+use graphgen::preset::OptimizerName;
+use graphgen::training_api::{self, OptimizerGroup, TrainingCheckpoint, checkpoint_of};
+use graphgen::weights::{WeightTensor, Weights};
+use ort::environment::Environment;
+use ort::memory::Allocator;
+use ort::training::{Checkpoint, Trainer};
+use ort::value::{DynValue, Tensor};
+
+use self::ffi::AnyTensor;
+use super::options::creating;
+use super::queue::Queue;
+use super::state::{Memory, dimensions, zeros};
+use super::stock::check_crops;
+use super::{Engine, EngineError, LossScaling, OptimizerState, QueueState, SessionOptions, StepOutput};
+
+/// The training session of a run.
+pub struct TrainingApiEngine {
+    trainer: Trainer,
+    source: Source,
+    crops: Vec<Tensor<u8>>,
+    queue: Option<Queue>,
+    /// Updates made.
+    updates: i64,
+}
+
+/// What a session is created from.
+struct Source {
+    environment: Environment,
+    options: SessionOptions,
+    manifest: Manifest,
+    spec: TrainingApiSpec,
+    training_model: Vec<u8>,
+    optimizer_model: Vec<u8>,
+}
+
+impl Source {
+    fn create(&self, checkpoint: &TrainingCheckpoint) -> Result<Trainer, EngineError> {
+        let files = checkpoint.to_files().map_err(|error| self.contract(error.to_string()))?;
+        if files.data.is_some() {
+            return Err(self.contract("the weights exceed 1 GiB, which the training API takes from files only; train with --engine stock"));
+        }
+        let _creating = creating();
+        let create = || {
+            let builder = self.options.builder(&self.environment)?;
+            let checkpoint = Checkpoint::load_from_buffer(&files.checkpoint)?;
+            Trainer::new_from_memory(builder, Allocator::default(), checkpoint, &self.training_model, &[], &self.optimizer_model)
+        };
+        create().map_err(|source| EngineError::Graph { file: Path::new(training_api::FOLDER).join(training_api::TRAINING_MODEL_FILE), source })
+    }
+
+    fn contract(&self, problem: impl Into<String>) -> EngineError {
+        EngineError::Contract { graph: training_api::TRAINING_MODEL_FILE.into(), problem: problem.into() }
+    }
+
+    /// Parameters and running statistics with their shapes.
+    fn tensors(&self) -> impl Iterator<Item = &TensorSpec> {
+        self.manifest.parameters.iter().chain(&self.manifest.running_statistics)
+    }
+
+    fn has_variance(&self) -> bool {
+        matches!(self.manifest.preset.optim.name, OptimizerName::Adam | OptimizerName::AdamW)
+    }
+}
+
+impl TrainingApiEngine {
+    /// Loads the training API's models of an artifact directory, with a zeroed state; [`load_weights`](Engine::load_weights)
+    /// next. `native` names the functions that the options' operators have kernels for.
+    ///
+    /// # Errors
+    /// A directory without them, and models that ONNX Runtime does not accept.
+    pub fn open(
+        environment: &Environment,
+        directory: &Path,
+        manifest: &Manifest,
+        options: &SessionOptions,
+        native: &[&str],
+    ) -> Result<TrainingApiEngine, EngineError> {
+        let folder = directory.join(training_api::FOLDER);
+        let missing = |problem: String| EngineError::Contract { graph: folder.display().to_string(), problem };
+        let read = |file: &str| std::fs::read(folder.join(file)).map_err(|error| missing(format!("{file} cannot be read: {error}")));
+        let spec = manifest.training_api.clone().ok_or_else(|| missing("the manifest names no artifacts of the training API".into()))?;
+        let allocating = || EngineError::run("allocating the engine's tensors");
+        let crops = spec.inputs.iter().filter(|input| input.name.starts_with("crops/")).map(|input| zeros::<u8>(&input.shape));
+        let crops = crops.collect::<ort::Result<Vec<_>>>().map_err(allocating())?;
+        let queue = Queue::of(&spec.inputs, &Memory::Host).map_err(allocating())?;
+        let training_model = training_api::with_native_kernels(&read(training_api::TRAINING_MODEL_FILE)?, native);
+        let source = Source {
+            environment: environment.clone(),
+            options: options.clone(),
+            manifest: manifest.clone(),
+            training_model: training_model.map_err(|error| missing(error.to_string()))?,
+            optimizer_model: read(training_api::OPTIMIZER_MODEL_FILE)?,
+            spec,
+        };
+        let weights = source.tensors().map(|spec| (spec.name.clone(), WeightTensor::zeros(&spec.shape))).collect();
+        let trainer = source.create(&checkpoint_of(&source.manifest, weights, None))?;
+        Ok(TrainingApiEngine { trainer, source, crops, queue, updates: 0 })
+    }
+
+    /// The state as the training API saves it: the way to its moments.
+    fn saved(&self) -> Result<TrainingCheckpoint, EngineError> {
+        let state = |problem: String| EngineError::State { name: "checkpoint of the training API".into(), problem };
+        let folder = tempfile::tempdir().map_err(|error| state(format!("no temporary folder for it: {error}")))?;
+        let file = folder.path().join(training_api::CHECKPOINT_FILE);
+        self.trainer.checkpoint().save(&file, true).map_err(EngineError::run("saving the training API's state"))?;
+        let checkpoint = std::fs::read(&file).map_err(|error| state(error.to_string()))?;
+        let data = std::fs::read(file.with_extension("data")).ok();
+        TrainingCheckpoint::read(&checkpoint, data.as_deref()).map_err(|error| state(error.to_string()))
+    }
+
+    /// The moments of a saved state, as the training API has them.
+    fn moments(&self, state: &OptimizerState) -> Result<BTreeMap<String, [WeightTensor; 2]>, EngineError> {
+        let has_variance = self.source.has_variance();
+        let expected = self.source.manifest.parameters.len() * if has_variance { 2 } else { 1 };
+        if state.step.is_some() != has_variance || state.moments.len() != expected {
+            return Err(EngineError::State { name: "momentum".into(), problem: "the saved state belongs to another optimizer".into() });
+        }
+        let moment = |prefix: &str, spec: &TensorSpec| {
+            let name = format!("{prefix}{}", spec.name);
+            checked(&name, state.moments.get(&name), &spec.shape).cloned()
+        };
+        let both = |spec: &TensorSpec| {
+            let variance = if has_variance { moment("variance/", spec)? } else { WeightTensor::zeros(&spec.shape) };
+            Ok((spec.name.clone(), [moment("momentum/", spec)?, variance]))
+        };
+        self.source.manifest.parameters.iter().map(both).collect()
+    }
+}
+
+/// A tensor of the expected shape.
+fn checked<'w>(name: &str, weight: Option<&'w WeightTensor>, shape: &[usize]) -> Result<&'w WeightTensor, EngineError> {
+    let problem = match weight {
+        None => "missing in what is being loaded".to_owned(),
+        Some(weight) if weight.shape != shape => format!("expected shape {shape:?}, got {:?}", weight.shape),
+        Some(weight) => return Ok(weight),
+    };
+    Err(EngineError::State { name: name.into(), problem })
+}
+
+/// The one element of an f32 output.
+fn scalar(value: &DynValue) -> ort::Result<f32> {
+    value.try_extract_tensor::<f32>()?.1.first().copied().ok_or_else(|| ort::Error::new("expected one element, got none"))
+}
+
+impl Engine for TrainingApiEngine {
+    fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
+        check_crops(&self.crops.iter().map(dimensions).collect::<Vec<_>>(), crops, 1)?;
+        for (tensor, bytes) in self.crops.iter_mut().zip(crops) {
+            tensor.extract_tensor_mut().1.copy_from_slice(bytes);
+        }
+        let running = || EngineError::run(format!("running {}", training_api::TRAINING_MODEL_FILE));
+        // Gradients are those of this step alone, whether or not the last ones came to an update.
+        self.trainer.optimizer().reset_grad().map_err(running())?;
+        let mut inputs: Vec<AnyTensor<'_>> = Vec::new();
+        let mut crops = self.crops.iter();
+        for spec in &self.source.spec.inputs {
+            let tensor = match (spec.name.as_str(), &self.queue) {
+                ("queue/embeddings", Some(queue)) => Some(queue.embeddings() as AnyTensor<'_>),
+                ("queue/filled", Some(queue)) => Some(queue.filled_rows() as AnyTensor<'_>),
+                _ => crops.next().map(|crops| crops as AnyTensor<'_>),
+            };
+            inputs.push(tensor.ok_or_else(|| self.source.contract(format!("input {} is none of the contract's", spec.name)))?);
+        }
+        let outputs = ffi::train_step(&mut self.trainer, &inputs, self.source.spec.outputs.len()).map_err(running())?;
+        let mut step = StepOutput { loss: f32::NAN, stats: BTreeMap::new(), overflowed: false };
+        for (spec, value) in self.source.spec.outputs.iter().zip(&outputs) {
+            let name = spec.name.as_str();
+            if name == "loss" {
+                step.loss = scalar(value).map_err(running())?;
+            } else if let Some(stat) = name.strip_prefix("stats/") {
+                step.stats.insert(stat.to_owned(), scalar(value).map_err(running())?);
+            } else if let Some(queue) = &mut self.queue {
+                queue.take_output(name, value).map_err(running())?;
+            }
+        }
+        Ok(step)
+    }
+
+    fn advance_queue(&mut self) -> Result<(), EngineError> {
+        self.queue.as_mut().map_or(Ok(()), Queue::advance)
+    }
+
+    /// The optimizer's graph knows from its own count of updates whether the prototypes are frozen: `train_prototypes` says
+    /// the same as long as every step came to an update.
+    fn update(&mut self, learning_rate: f32, _train_prototypes: bool) -> Result<(), EngineError> {
+        let running = || EngineError::run(format!("running {}", training_api::OPTIMIZER_MODEL_FILE));
+        let mut optimizer = self.trainer.optimizer();
+        optimizer.set_lr(learning_rate).map_err(running())?;
+        optimizer.step().map_err(running())?;
+        self.updates += 1;
+        Ok(())
+    }
+
+    fn queue_filled(&self) -> Option<(i64, usize)> {
+        self.queue.as_ref().map(Queue::filled)
+    }
+
+    fn weights(&self) -> Result<Weights, EngineError> {
+        let allocator = Allocator::default();
+        let read = |spec: &TensorSpec| {
+            let value = self.trainer.checkpoint().get_parameter(&spec.name, &allocator)?;
+            let data = value.try_extract_tensor::<f32>()?.1.to_vec();
+            Ok((spec.name.clone(), WeightTensor { shape: spec.shape.clone(), data }))
+        };
+        self.source.tensors().map(|spec| read(spec).map_err(EngineError::run(format!("reading {}", spec.name)))).collect()
+    }
+
+    fn load_weights(&mut self, weights: &Weights) -> Result<(), EngineError> {
+        for spec in self.source.tensors() {
+            checked(&spec.name, weights.get(&spec.name), &spec.shape)?;
+        }
+        let known = |name: &String| name.ends_with("num_batches_tracked") || self.source.tensors().any(|spec| spec.name == *name);
+        if let Some(unknown) = weights.keys().find(|name| !known(name)) {
+            return Err(EngineError::State { name: unknown.clone(), problem: "the network has no tensor of this name".into() });
+        }
+        for spec in self.source.tensors() {
+            let writing = || EngineError::run(format!("writing {}", spec.name));
+            let mut tensor = zeros::<f32>(&spec.shape).map_err(writing())?;
+            tensor.extract_tensor_mut().1.copy_from_slice(&weights[&spec.name].data);
+            ffi::update_parameter(&mut self.trainer, &spec.name, &tensor).map_err(writing())?;
+        }
+        Ok(())
+    }
+
+    fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
+        let has_variance = self.source.has_variance();
+        let group = self.saved()?.optimizer.ok_or_else(|| self.source.contract("the training API saved no optimizer state"))?;
+        let mut moments = Weights::new();
+        for (parameter, [momentum, variance]) in group.moments {
+            if has_variance {
+                moments.insert(format!("variance/{parameter}"), variance);
+            }
+            moments.insert(format!("momentum/{parameter}"), momentum);
+        }
+        Ok(OptimizerState { moments, step: has_variance.then_some(self.updates) })
+    }
+
+    fn load_optimizer_state(&mut self, state: &OptimizerState, updates: u64) -> Result<(), EngineError> {
+        let moments = self.moments(state)?;
+        let step = state.step.unwrap_or_else(|| i64::try_from(updates).unwrap_or(i64::MAX));
+        let group = OptimizerGroup { step, learning_rate: 0.0, moments };
+        self.trainer = self.source.create(&checkpoint_of(&self.source.manifest, self.weights()?, Some(group)))?;
+        self.updates = step;
+        Ok(())
+    }
+
+    fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
+        self.queue.as_ref().map(Queue::state).transpose()
+    }
+
+    fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {
+        Ok(None)
+    }
+
+    fn load_queue(&mut self, state: Option<&QueueState>) -> Result<(), EngineError> {
+        Queue::load_into(self.queue.as_mut(), state)
+    }
+}
