@@ -1,9 +1,31 @@
 #!/usr/bin/env bash
 # Everything that CI checks: formatting, lints, tests, documentation. Needs no network once it has run.
+#
+# scripts/test.sh --cuda-placement runs another test alone: where the real CUDA provider puts the nodes of the training
+# graphs, over stand-in CUDA libraries, without a GPU. It fetches the CUDA build of ONNX Runtime (250 MB) into .ort/lib
+# and goes back to the CPU build; CUDA_PROVIDER_FOLDER=/path names a folder that holds the build's libraries already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 step() { printf '\n== %s\n' "$*"; }
+
+if [ "${1:-}" = --cuda-placement ]; then
+    libraries=${CUDA_PROVIDER_FOLDER:-}
+    if [ -z "$libraries" ]; then
+        step "setup"
+        ORT_DYLIB_PATH='' scripts/setup.sh --provider cuda
+        trap 'ORT_DYLIB_PATH= scripts/setup.sh' EXIT
+        libraries=$PWD/.ort/lib
+    fi
+    step "stand-in CUDA libraries"
+    stand_ins=$(mktemp -d)
+    python3 scripts/cuda_stand_ins.py "$libraries/libonnxruntime_providers_cuda.so" "$stand_ins"
+    step "placement"
+    ORT_DYLIB_PATH=$(ls "$libraries"/libonnxruntime.so.*) LD_LIBRARY_PATH=$stand_ins \
+        cargo test -p tests --locked --test cuda_placement -- --ignored --nocapture
+    rm -rf "$stand_ins"
+    exit 0
+fi
 
 step "setup"
 scripts/setup.sh

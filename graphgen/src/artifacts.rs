@@ -9,12 +9,13 @@ use crate::backbones::resnet::ResNet;
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::manifest::{AccumulationSpec, GraphSpec, MANIFEST_VERSION, Manifest, TensorSpec};
 use crate::methods::accumulation::{assign_step, embed_step};
+use crate::methods::loss_scaling::INITIAL_SCALE;
 use crate::methods::swav::{normalize_pixels, project, train_step};
 use crate::nn::{InferenceLayers, initialize};
-use crate::onnx::{Dim, FileError, ModelOptions, OPSET, encode, write_model};
+use crate::onnx::{Dim, FileError, ModelOptions, OPSET, emulate_f16, encode, write_model};
 use crate::ops::Domain;
 use crate::optim::optimizer_step;
-use crate::preset::{Preset, Target};
+use crate::preset::{Precision, Preset, Target};
 use crate::training_api;
 use crate::weights::{Import, Shapes, Weights, WeightsError, to_safetensors, write_atomically};
 
@@ -80,6 +81,11 @@ pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<
         graphs.push((EMBED_STEP_FILE, embed_step(preset)?));
         graphs.push((ASSIGN_STEP_FILE, assign_step(preset)?));
     }
+    if preset.train.emulate_f16 {
+        for (_, graph) in &mut graphs {
+            *graph = emulate_f16(graph, target)?;
+        }
+    }
     let options = ModelOptions { target, ..ModelOptions::default() };
     let mut files = Vec::new();
     for (file, graph) in &graphs {
@@ -110,6 +116,7 @@ pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<
         train_step: next_spec(),
         optimizer: next_spec(),
         accumulation: (preset.train.accumulate > 1).then(|| AccumulationSpec { embed_step: next_spec(), assign_step: next_spec() }),
+        initial_loss_scale: (preset.train.precision == Precision::MixedF16).then_some(INITIAL_SCALE),
         training_api: None,
         hash: hex(&hash),
         init: init_report,

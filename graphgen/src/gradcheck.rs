@@ -22,7 +22,7 @@ pub fn random_inputs(graph: &Graph, seed: u64) -> Inputs {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let inputs = graph.inputs().iter().map(|&input| {
         let mut draw = || match graph.dtype(input) {
-            DType::F32 | DType::F64 => rng.random_range(-1.0..1.0),
+            DType::F32 | DType::F16 | DType::F64 => rng.random_range(-1.0..1.0),
             DType::U8 => f64::from(rng.random::<u8>()),
             DType::I64 => 0.0,
             DType::Bool => 1.0,

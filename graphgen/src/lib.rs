@@ -6,6 +6,7 @@
 pub mod artifacts;
 pub mod autodiff;
 pub mod backbones;
+pub mod check;
 pub mod functions;
 pub mod gradcheck;
 pub mod interpreter;

@@ -80,6 +80,9 @@ pub struct Manifest {
     /// What `train_step.onnx` needs beside itself where it is the step of one micro-batch.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub accumulation: Option<AccumulationSpec>,
+    /// Loss scale that a run in mixed precision starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_loss_scale: Option<f64>,
     /// The training API's artifacts, where they have been written.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub training_api: Option<TrainingApiSpec>,

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let mut tensors = vec![("loss".to_owned(), Dtype::F32, vec![1], bytes(&[output.loss]))];
     for name in gradients {
-        let gradient = engine.output(&name).expect("requested above");
+        let gradient = engine.output(&name).expect("read").expect("requested above");
         tensors.push((name, Dtype::F32, gradient.shape, bytes(&gradient.data)));
     }
     for (input, pixels) in inputs.into_iter().zip(crops) {

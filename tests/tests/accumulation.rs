@@ -75,15 +75,15 @@ fn step(preset: &Preset, target: Target, sinkhorn: SinkhornKernel) -> Outcome {
 
     let crops = crops(&preset);
     let loss = engine.forward_backward(&crops.iter().map(Vec::as_slice).collect::<Vec<_>>()).expect("a step").loss;
-    engine.advance_queue();
+    engine.advance_queue().expect("a copy");
     let mut tensors: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-    let after = engine.weights();
+    let after = engine.weights().expect("read");
     tensors.extend(manifest.running_statistics.iter().map(|spec| (spec.name.clone(), after[&spec.name].data.clone())));
     for name in manifest.parameters.iter().map(|spec| format!("grad/{}", spec.name)).chain(["scores".to_owned()]) {
-        let tensor = engine.output(&name).expect("an output");
+        let tensor = engine.output(&name).expect("read").expect("an output");
         tensors.insert(name, tensor.data);
     }
-    tensors.extend(engine.queue_state().map(|queue| ("queue/embeddings".to_owned(), queue.embeddings.data)));
+    tensors.extend(engine.queue_state().expect("read").map(|queue| ("queue/embeddings".to_owned(), queue.embeddings.data)));
     Outcome { loss: loss.into(), tensors }
 }
 

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         training_api::add(&args.out).with_context(context)?;
     }
     let parameters: usize = manifest.parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
-    println!("{}: {} parameters in {} tensors, target {:?}", args.out.display(), parameters, manifest.parameters.len(), manifest.target);
+    println!("{}: {} parameters in {} tensors, target {}", args.out.display(), parameters, manifest.parameters.len(), manifest.target);
     if let (Some(file), Some(report)) = (&args.init, &manifest.init) {
         println!("initial weights from {}:", file.display());
         report.lines().iter().for_each(|line| println!("  {line}"));

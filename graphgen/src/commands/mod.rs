@@ -1,5 +1,6 @@
 //! One module a subcommand.
 
+mod check;
 mod export;
 mod inspect;
 
@@ -8,6 +9,8 @@ mod inspect;
 pub enum Command {
     /// Write the graphs, initial weights and manifest of a preset.
     Export(export::Args),
+    /// Name the nodes of an ONNX file that a provider has no kernel for.
+    Check(check::Args),
     /// Show what an ONNX file holds: inputs, outputs, operators, parameters, cost.
     Inspect(inspect::Args),
 }
@@ -20,6 +23,7 @@ impl Command {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Export(args) => export::run(&args),
+            Command::Check(args) => check::run(&args),
             Command::Inspect(args) => inspect::run(&args),
         }
     }

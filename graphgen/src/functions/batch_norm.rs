@@ -3,8 +3,9 @@
 use ndarray::ArrayD;
 
 use super::body_inputs;
+use super::formulations::BatchNormForm;
 use crate::functions::batch_norm_grad::BatchNormTrainGrad;
-use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::ops::normalization::{BatchNormalizationTraining, batch_statistics, normalize};
 use crate::ops::{Attribute, Domain, Operator, Relu, Slice, Vjp};
 use crate::preset::Target;
@@ -50,6 +51,9 @@ impl Operator for BatchNormTrain {
         if ![2, 4].contains(&x.rank()) || scale.shape != [x.shape[1]] || bias.shape != [x.shape[1]] {
             return Err(format!("expected x [N, C] or [N, C, H, W] and vectors of C elements, got {x}, {scale} and {bias}"));
         }
+        if !x.dtype.is_float() || scale.dtype != DType::F32 || bias.dtype != DType::F32 {
+            return Err(format!("expected floats, with scale and bias in f32, got {x}, {scale} and {bias}"));
+        }
         if elements_per_channel(x) < 2 {
             return Err(format!("expected more than one value per channel, got {x}"));
         }
@@ -86,9 +90,10 @@ impl Operator for BatchNormTrain {
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [x, scale, bias]) = body_inputs(["x", "scale", "bias"], inputs);
         let residual = inputs.get(3).map(|&ty| g.input("residual", ty.clone()));
-        let (y, mean, variance) = match target {
-            Target::Portable => {
+        let (y, mean, variance) = match target.formulations().batch_norm {
+            BatchNormForm::Reductions => {
                 let (axes, over_channels) = (batch_axes(inputs[0]), channel_shape(inputs[0]));
+                let x = in_f32(&mut g, x)?;
                 let mean = g.reduce_mean(x, &axes, true)?;
                 let centred = g.sub(x, mean)?;
                 let square = g.mul(centred, centred)?;
@@ -99,10 +104,11 @@ impl Operator for BatchNormTrain {
                 let scaled = g.mul(centred, factor)?;
                 let bias = g.reshape(bias, &over_channels)?;
                 let y = g.add(scaled, bias)?;
+                let y = g.cast(y, inputs[0].dtype)?;
                 let channels = [inputs[0].shape[1]];
                 (y, g.reshape(mean, &channels)?, g.reshape(variance, &channels)?)
             }
-            Target::Cpu => {
+            BatchNormForm::TrainingMode => {
                 let (scratch_mean, scratch_variance) = scratch(&mut g, x)?;
                 let outputs = g.apply_all(BatchNormalizationTraining { epsilon: self.epsilon }, &[x, scale, bias, scratch_mean, scratch_variance])?;
                 (outputs[0], outputs[1], outputs[2])
@@ -132,6 +138,11 @@ fn scratch(g: &mut Graph, x: ValueId) -> Result<(ValueId, ValueId), GraphError> 
     let first = g.apply(Slice { axes, starts, ends, steps }, &[x])?;
     let first = g.reshape(first, &[ty.shape[1]])?;
     Ok((g.scale(first, 0.0)?, g.sub(first, first)?))
+}
+
+/// The value in f32: sums of many 16-bit floats lose their digits, or overflow.
+pub(super) fn in_f32(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    g.cast(x, DType::F32)
 }
 
 /// `1 / √(variance + epsilon)`

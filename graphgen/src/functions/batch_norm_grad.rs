@@ -2,8 +2,9 @@
 
 use ndarray::{ArrayD, Axis, Zip};
 
-use super::batch_norm::{batch_axes, channel_shape, elements_per_channel, inverse_std};
+use super::batch_norm::{batch_axes, channel_shape, elements_per_channel, in_f32, inverse_std};
 use super::body_inputs;
+use super::formulations::BatchNormGradForm;
 use super::relu_grad::masked;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::normalization::{BatchNormalization, over_channels};
@@ -79,9 +80,9 @@ impl Operator for BatchNormTrainGrad {
         } else {
             dy
         };
-        let outputs = match target {
-            Target::Cpu if inputs[1].rank() == 4 => self.cpu_body(&mut g, inputs[1], [dy, x, scale, mean, variance])?,
-            _ => self.portable_body(&mut g, inputs[1], [dy, x, scale, mean, variance])?,
+        let outputs = match target.formulations().batch_norm_grad {
+            BatchNormGradForm::AffineMaps if inputs[1].rank() == 4 => self.affine_maps(&mut g, inputs[1], [dy, x, scale, mean, variance])?,
+            _ => self.reductions(&mut g, inputs[1], [dy, x, scale, mean, variance])?,
         };
         for (name, value) in ["dx", "dscale", "dbias"].into_iter().zip(outputs) {
             g.output(name, value);
@@ -96,8 +97,9 @@ impl Operator for BatchNormTrainGrad {
 impl BatchNormTrainGrad {
     /// With x̂ the normalised input and M elements a channel: `dbias = Σ dy`, `dscale = Σ dy·x̂`,
     /// `dx = scale·inverse·(dy − dbias/M − x̂·dscale/M)`.
-    fn portable_body(&self, g: &mut Graph, ty: &TensorType, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {
+    fn reductions(&self, g: &mut Graph, ty: &TensorType, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {
         let (axes, over_channels, count) = (batch_axes(ty), channel_shape(ty), elements_per_channel(ty) as f64);
+        let (dy, x) = (in_f32(g, dy)?, in_f32(g, x)?);
         let mean = g.reshape(mean, &over_channels)?;
         let variance = g.reshape(variance, &over_channels)?;
         let scale = g.reshape(scale, &over_channels)?;
@@ -114,13 +116,14 @@ impl BatchNormTrainGrad {
         let projected = g.sub(offset, along)?;
         let factor = g.mul(scale, inverse)?;
         let dx = g.mul(projected, factor)?;
+        let dx = g.cast(dx, ty.dtype)?;
         let channels = [ty.shape[1]];
         Ok([dx, g.reshape(dscale, &channels)?, g.reshape(dbias, &channels)?])
     }
 
     /// The same as two affine maps `a·dy + (b·x + c)` per channel, each one pass of inference-mode BatchNormalization,
     /// and `Σ dy·x` as a product of rows where maps are large.
-    fn cpu_body(&self, g: &mut Graph, ty: &TensorType, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {
+    fn affine_maps(&self, g: &mut Graph, ty: &TensorType, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {
         let [batch, channels, height, width] = ty.shape[..] else { unreachable!("rank 4") };
         let (pixels, count) = (height * width, elements_per_channel(ty) as f64);
         let dbias = g.reduce_sum(dy, &[0, 2, 3], false)?;

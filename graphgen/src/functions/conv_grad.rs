@@ -2,7 +2,8 @@
 
 use ndarray::ArrayD;
 
-use super::convolution::{as_gemm, prefers_gemm};
+use super::convolution::{as_gemm, is_pointwise_product, pointwise_product, prefers_gemm};
+use super::formulations::ConvolutionForm;
 use super::taps::input_size_of;
 use super::{body_inputs, weight_gradient};
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
@@ -52,7 +53,8 @@ impl Operator for ConvInputGrad {
         let (mut g, [dy, w]) = body_inputs(["dy", "w"], inputs);
         let Window { kernel, stride, padding } = self.window;
         let [dy_h, dy_w] = input_size_of(&inputs[0].shape);
-        let dx = if target == Target::Cpu && padding < kernel && (stride == 1 || prefers_gemm(target, self.window, [dy_h, dy_w])) {
+        let flips = target.formulations().convolution == ConvolutionForm::Cpu;
+        let dx = if flips && padding < kernel && (stride == 1 || prefers_gemm(target, self.window, [dy_h, dy_w])) {
             let flipped = flip(&mut g, w, inputs[1])?;
             let (spread, window) = (spread(&mut g, dy, self.window, self.input_size)?, Window { kernel, stride: 1, padding: kernel - 1 - padding });
             if prefers_gemm(target, self.window, [dy_h, dy_w]) {
@@ -60,6 +62,10 @@ impl Operator for ConvInputGrad {
             } else {
                 g.apply(Conv { window }, &[spread, flipped])?
             }
+        } else if is_pointwise_product(target, self.window, self.input_size) {
+            let w = g.reshape(w, &inputs[1].shape[..2])?;
+            let w = g.transpose(w, &[1, 0])?;
+            pointwise_product(&mut g, w, dy)?
         } else {
             g.apply(ConvTranspose { window: self.window, input_size: self.input_size }, &[dy, w])?
         };

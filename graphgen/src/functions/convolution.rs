@@ -3,11 +3,12 @@
 use ndarray::ArrayD;
 
 use super::body_inputs;
+use super::formulations::ConvolutionForm;
 use super::taps::{columns, input_size_of};
 use crate::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::conv::Window;
-use crate::ops::{Attribute, Conv, Domain, Gemm, Operator, Vjp};
+use crate::ops::{Attribute, Conv, Domain, Gemm, MatMul, Operator, Vjp};
 use crate::preset::Target;
 
 /// `y[n,o,i,j] = Σ x[n,c,s·i+a−p,s·j+b−p] · w[o,c,a,b]`; inputs x [N,C,H,W], w [O,C,k,k]; output y [N,O,H',W'].
@@ -23,7 +24,7 @@ const GEMM_PIXELS: usize = 4;
 
 /// Whether a convolution with this output is written as a matrix product.
 pub(super) fn prefers_gemm(target: Target, window: Window, [height, width]: [usize; 2]) -> bool {
-    target == Target::Cpu && window.kernel > 1 && height * width <= GEMM_PIXELS
+    target.formulations().convolution == ConvolutionForm::Cpu && window.kernel > 1 && height * width <= GEMM_PIXELS
 }
 
 /// A convolution as one matrix product: taps [N·P, k·k·C] · weights [k·k·C, O].
@@ -38,6 +39,24 @@ pub(super) fn as_gemm(g: &mut Graph, window: Window, x: ValueId, w: ValueId) -> 
     let y = g.apply(Gemm { trans_a: false, trans_b: true }, &[columns, w])?;
     let y = g.reshape(y, &[batch, output[0], output[1], out])?;
     g.transpose(y, &[0, 3, 1, 2])
+}
+
+/// Pixels of a map must be a multiple of this for a product with it to run on tensor cores.
+const TENSOR_CORE_ALIGNMENT: usize = 8;
+
+/// Whether a convolution of maps of this size is written as a product of its 1x1 weight with every image's map.
+pub(super) fn is_pointwise_product(target: Target, window: Window, [height, width]: [usize; 2]) -> bool {
+    let pointwise = window == Window { kernel: 1, stride: 1, padding: 0 };
+    target.formulations().convolution == ConvolutionForm::PointwiseProducts && pointwise && (height * width).is_multiple_of(TENSOR_CORE_ALIGNMENT)
+}
+
+/// The matrix w [O,C] times every image's map: x [N,C,H,W] → [N,O,H,W]. No element moves.
+pub(super) fn pointwise_product(g: &mut Graph, w: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let [batch, channels, height, width] = *g.shape(x) else { unreachable!("shapes were inferred") };
+    let out = g.shape(w)[0];
+    let x = g.reshape(x, &[batch, channels, height * width])?;
+    let y = g.apply(MatMul, &[w, x])?;
+    g.reshape(y, &[batch, out, height, width])
 }
 
 impl Operator for Convolution {
@@ -72,8 +91,16 @@ impl Operator for Convolution {
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [x, w]) = body_inputs(["x", "w"], inputs);
-        let output = input_size_of(&inputs[0].shape).map(|side| self.window.output(side).expect("shapes were inferred"));
-        let y = if prefers_gemm(target, self.window, output) { as_gemm(&mut g, self.window, x, w)? } else { g.apply(Conv { window: self.window }, &[x, w])? };
+        let input = input_size_of(&inputs[0].shape);
+        let output = input.map(|side| self.window.output(side).expect("shapes were inferred"));
+        let y = if prefers_gemm(target, self.window, output) {
+            as_gemm(&mut g, self.window, x, w)?
+        } else if is_pointwise_product(target, self.window, input) {
+            let w = g.reshape(w, &inputs[1].shape[..2])?;
+            pointwise_product(&mut g, w, x)?
+        } else {
+            g.apply(Conv { window: self.window }, &[x, w])?
+        };
         g.output("y", y);
         Ok(Some(g))
     }

@@ -8,6 +8,7 @@ pub mod batch_norm;
 pub mod batch_norm_grad;
 pub mod conv_grad;
 pub mod convolution;
+pub(crate) mod formulations;
 pub mod l2_normalize;
 pub mod max_pool_grad;
 pub mod optimizer;

@@ -3,8 +3,9 @@
 use ndarray::{ArrayD, Zip};
 
 use super::body_inputs;
-use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
-use crate::ops::{Domain, Greater, HardSigmoid, Operator, Vjp};
+use super::formulations::ReluMask;
+use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ops::{Domain, Greater, HardSigmoid, Operator, Vjp, Where};
 use crate::preset::Target;
 
 /// `dx = dy where y > 0, else 0`; inputs dy and the ReLU's output y, of one shape.
@@ -40,14 +41,16 @@ impl Operator for ReluGrad {
 
 /// dy where the ReLU's output y is positive, else 0.
 pub(super) fn masked(g: &mut Graph, target: Target, dy: ValueId, y: ValueId) -> Result<ValueId, GraphError> {
-    let mask = match target {
-        Target::Portable => {
-            let zero = g.scalar(0.0, g.shape(y).len());
+    match target.formulations().relu_mask {
+        ReluMask::Select => {
+            let zero = g.scalar_like(0.0, y);
             let positive = g.apply(Greater, &[y, zero])?;
-            g.cast(positive, DType::F32)?
+            g.apply(Where, &[positive, dy, zero])
         }
-        // Greater and Cast go through a bool tensor without vector instructions; outputs of a ReLU are 0 or far above 1e-30.
-        Target::Cpu => g.apply(HardSigmoid { alpha: 1e30, beta: 0.0 }, &[y])?,
-    };
-    g.mul(dy, mask)
+        // Greater and Where go through a bool tensor without vector instructions; outputs of a ReLU are 0 or far above 1e-30.
+        ReluMask::HardSigmoid => {
+            let mask = g.apply(HardSigmoid { alpha: 1e30, beta: 0.0 }, &[y])?;
+            g.mul(dy, mask)
+        }
+    }
 }

@@ -67,8 +67,8 @@ impl Operator for SinkhornKnopp {
     }
 
     /// With u over prototypes and v over samples: `u ← −ln Σ_samples e^(s/ε + v)`, `v ← −ln Σ_prototypes e^(s/ε + u)`, in
-    /// f64: the rounding of a logarithm is the relative error of a code, and logarithms grow with 1/ε.
-    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
+    /// f64 where the target has it: the rounding of a logarithm is the relative error of a code, and logarithms grow with 1/ε.
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let mut g = Graph::new();
         let scores = g.input("scores", inputs[0].clone());
         let batch = inputs[0].shape[0];
@@ -82,10 +82,11 @@ impl Operator for SinkhornKnopp {
         } else {
             (scores, None)
         };
-        let all = g.cast(all, DType::F64)?;
-        let epsilon = wide_scalar(&mut g, self.epsilon)?;
+        let wide = target.formulations().sinkhorn;
+        let all = g.cast(all, wide)?;
+        let epsilon = wide_scalar(&mut g, wide, self.epsilon)?;
         let log = g.div(all, epsilon)?;
-        let (mut u, mut v) = (None, samples.as_mut().map(|samples| samples.exclude(&mut g)).transpose()?);
+        let (mut u, mut v) = (None, samples.as_mut().map(|samples| samples.exclude(&mut g, wide)).transpose()?);
         for _ in 0..self.iterations {
             let weighted = match v {
                 Some(v) => g.add(log, v)?,
@@ -98,7 +99,7 @@ impl Operator for SinkhornKnopp {
             v = Some(match samples.as_mut() {
                 Some(samples) => {
                     samples.log_weight = Some(new_v);
-                    samples.exclude(&mut g)?
+                    samples.exclude(&mut g, wide)?
                 }
                 None => new_v,
             });
@@ -125,27 +126,27 @@ struct Samples {
 
 impl Samples {
     /// The log weights [L+B, 1] with the queue's rows excluded while it is not full.
-    fn exclude(&self, g: &mut Graph) -> Result<ValueId, GraphError> {
+    fn exclude(&self, g: &mut Graph, wide: DType) -> Result<ValueId, GraphError> {
         let rows = self.length + self.batch;
         let weights = match self.log_weight {
             Some(weights) => weights,
             None => {
                 let zeros = g.constant(vec![rows, 1], TensorData::F32(vec![0.0; rows]));
-                g.cast(zeros, DType::F64)?
+                g.cast(zeros, wide)?
             }
         };
         let queue = g.rows(weights, 0, self.length)?;
-        let excluded = wide_scalar(g, EXCLUDED)?;
+        let excluded = wide_scalar(g, wide, EXCLUDED)?;
         let queue = g.apply(Where, &[self.takes_part, queue, excluded])?;
         let batch = g.rows(weights, self.length, rows)?;
         g.concat(&[queue, batch], 0)
     }
 }
 
-/// A constant [1, 1] in f64, as exact as f32 holds it: attributes are f32 too.
-fn wide_scalar(g: &mut Graph, value: f64) -> Result<ValueId, GraphError> {
+/// A constant [1, 1], as exact as f32 holds it: attributes are f32 too.
+fn wide_scalar(g: &mut Graph, wide: DType, value: f64) -> Result<ValueId, GraphError> {
     let scalar = g.scalar(value, 2);
-    g.cast(scalar, DType::F64)
+    g.cast(scalar, wide)
 }
 
 fn negative_log_sum_exp(g: &mut Graph, x: ValueId, axis: usize) -> Result<ValueId, GraphError> {

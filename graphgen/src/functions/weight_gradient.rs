@@ -3,6 +3,7 @@
 //! All of them gather, for each of the k·k taps, the inputs that met that tap of the kernel, and multiply them with dy.
 //! They differ in the order of the axes and so in the shape of the matrix product.
 
+use super::formulations::WeightGradientForm;
 use super::taps::{columns, taps};
 use crate::ir::{Graph, GraphError, ValueId};
 use crate::ops::conv::Window;
@@ -14,6 +15,8 @@ use crate::preset::Target;
 enum Form {
     /// One product over batch and pixels together, taps side by side: [N·P, O]ᵀ · [N·P, k·k·C]. Standard operators only.
     OneGemm,
+    /// For each tap one product over batch and pixels together, [N·P, O]ᵀ · [N·P, C].
+    GemmPerTap,
     /// For each tap a product for each image, [O, P] · [C, P]ᵀ, summed over the batch. Reads x in its own order.
     PerTap,
     /// One product for each image, taps side by side, [k·k·C, P] · [O, P]ᵀ, summed over the batch: for few channels.
@@ -21,14 +24,17 @@ enum Form {
 }
 
 /// Measured on ONNX Runtime's CPU provider: merging the batch into the product pays while maps are small; few input
-/// channels make thin products unless the taps stand side by side.
+/// channels make thin products unless the taps stand side by side. The choice for GPUs is not measured: it keeps the
+/// memory of taps side by side, k·k times the input, to inputs of few channels.
 fn choose(target: Target, window: Window, channels: usize, pixels: usize) -> Form {
-    match target {
-        Target::Portable => Form::OneGemm,
-        Target::Cpu if window.kernel == 1 && pixels > 14 * 14 => Form::PerTap,
-        Target::Cpu if window.kernel == 1 || pixels <= 8 * 8 => Form::OneGemm,
-        Target::Cpu if channels < 8 => Form::PerImage,
-        Target::Cpu => Form::PerTap,
+    match target.formulations().weight_gradient {
+        WeightGradientForm::OneGemm => Form::OneGemm,
+        WeightGradientForm::GemmPerTap if window.kernel == 1 || channels < 8 => Form::OneGemm,
+        WeightGradientForm::GemmPerTap => Form::GemmPerTap,
+        WeightGradientForm::Cpu if window.kernel == 1 && pixels > 14 * 14 => Form::PerTap,
+        WeightGradientForm::Cpu if window.kernel == 1 || pixels <= 8 * 8 => Form::OneGemm,
+        WeightGradientForm::Cpu if channels < 8 => Form::PerImage,
+        WeightGradientForm::Cpu => Form::PerTap,
     }
 }
 
@@ -37,6 +43,7 @@ pub(super) fn build(g: &mut Graph, window: Window, target: Target, dy: ValueId, 
     let [_, _, out_h, out_w] = *g.shape(dy) else { unreachable!("shapes were inferred") };
     match choose(target, window, g.shape(x)[1], out_h * out_w) {
         Form::OneGemm => one_gemm(g, window, dy, x),
+        Form::GemmPerTap => gemm_per_tap(g, window, dy, x),
         Form::PerTap => per_tap(g, window, dy, x),
         Form::PerImage => per_image(g, window, dy, x),
     }
@@ -51,6 +58,22 @@ fn one_gemm(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<Va
     let dw = g.apply(Gemm { trans_a: true, trans_b: false }, &[dy, columns])?;
     let dw = g.reshape(dw, &[out, kernel * kernel, channels])?;
     let dw = if kernel == 1 { dw } else { g.transpose(dw, &[0, 2, 1])? };
+    g.reshape(dw, &[out, channels, kernel, kernel])
+}
+
+fn gemm_per_tap(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let [batch, out, out_h, out_w] = *g.shape(dy) else { unreachable!("shapes were inferred") };
+    let (channels, kernel, rows) = (g.shape(x)[1], window.kernel, batch * out_h * out_w);
+    let dy = g.transpose(dy, &[0, 2, 3, 1])?;
+    let dy = g.reshape(dy, &[rows, out])?;
+    let x = g.transpose(x, &[0, 2, 3, 1])?;
+    let mut products = Vec::with_capacity(kernel * kernel);
+    for tap in taps(g, window, x, [out_h, out_w], 1)? {
+        let tap = g.reshape(tap, &[rows, channels])?;
+        let product = g.apply(Gemm { trans_a: true, trans_b: false }, &[dy, tap])?;
+        products.push(g.reshape(product, &[out, channels, 1])?);
+    }
+    let dw = g.concat(&products, 2)?;
     g.reshape(dw, &[out, channels, kernel, kernel])
 }
 

@@ -116,6 +116,19 @@ impl Graph {
         self.constant(vec![1; rank], TensorData::Exact(vec![value]))
     }
 
+    /// As [`scalar`](Self::scalar), of the element type and rank of a float `like`.
+    ///
+    /// # Panics
+    /// If `like` is no float.
+    pub fn scalar_like(&mut self, value: f64, like: ValueId) -> ValueId {
+        let data = match self.dtype(like) {
+            DType::F32 => TensorData::Exact(vec![value]),
+            DType::F16 => TensorData::F16(vec![value]),
+            other => panic!("a scalar like a float, got {other}"),
+        };
+        self.constant(vec![1; self.shape(like).len()], data)
+    }
+
     /// Applies an operator with one output.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum DType {
     /// 32-bit float.
     F32,
+    /// 16-bit float of IEEE 754.
+    F16,
     /// 64-bit float: what f32 is too coarse for, inside a function's body.
     F64,
     /// 8-bit unsigned integer: pixels.
@@ -22,9 +24,15 @@ impl DType {
     pub fn size_bytes(self) -> usize {
         match self {
             DType::F32 => 4,
+            DType::F16 => 2,
             DType::U8 | DType::Bool => 1,
             DType::F64 | DType::I64 => 8,
         }
+    }
+
+    /// Whether it is a floating-point type.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F32 | DType::F16 | DType::F64)
     }
 }
 
@@ -32,6 +40,7 @@ impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             DType::F32 => "f32",
+            DType::F16 => "f16",
             DType::F64 => "f64",
             DType::U8 => "u8",
             DType::I64 => "i64",
@@ -84,6 +93,8 @@ pub enum TensorData {
     F32(Vec<f32>),
     /// 32-bit floats by their exact values: rounded when a file is written, not when a graph is evaluated in f64.
     Exact(Vec<f64>),
+    /// 16-bit floats by their exact values, as [`Exact`](Self::Exact).
+    F16(Vec<f64>),
     /// Pixels.
     U8(Vec<u8>),
     /// Indices and counters.
@@ -97,6 +108,7 @@ impl TensorData {
     pub fn dtype(&self) -> DType {
         match self {
             TensorData::F32(_) | TensorData::Exact(_) => DType::F32,
+            TensorData::F16(_) => DType::F16,
             TensorData::U8(_) => DType::U8,
             TensorData::I64(_) => DType::I64,
             TensorData::Bool(_) => DType::Bool,
@@ -107,7 +119,7 @@ impl TensorData {
     pub fn len(&self) -> usize {
         match self {
             TensorData::F32(data) => data.len(),
-            TensorData::Exact(data) => data.len(),
+            TensorData::Exact(data) | TensorData::F16(data) => data.len(),
             TensorData::U8(data) => data.len(),
             TensorData::I64(data) => data.len(),
             TensorData::Bool(data) => data.len(),
@@ -123,7 +135,7 @@ impl TensorData {
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             TensorData::F32(data) => data.iter().map(|&value| value.into()).collect(),
-            TensorData::Exact(data) => data.clone(),
+            TensorData::Exact(data) | TensorData::F16(data) => data.clone(),
             TensorData::U8(data) => data.iter().map(|&value| value.into()).collect(),
             TensorData::I64(data) => data.iter().map(|&value| value as f64).collect(),
             TensorData::Bool(data) => data.iter().map(|&value| f64::from(u8::from(value))).collect(),

@@ -26,13 +26,13 @@ pub(super) fn of_codes(g: &mut Graph, embeddings: ValueId, heads: &[Head]) -> Re
     Ok(())
 }
 
-/// Adds the output `stats/grad_norm`, f32 [1]: L2 norm over all gradients.
-pub(super) fn of_gradients(g: &mut Graph, gradients: &[ValueId]) -> Result<(), GraphError> {
+/// Adds the output `stats/grad_norm`, f32 [1]: L2 norm over all gradients. Returns it.
+pub(super) fn of_gradients(g: &mut Graph, gradients: &[ValueId]) -> Result<ValueId, GraphError> {
     let norms = gradients.iter().rev().map(|&gradient| squared_norm(g, gradient)).collect::<Result<Vec<_>, _>>()?;
     let norm = sum(g, &norms)?;
     let norm = g.sqrt(norm)?;
     g.output("stats/grad_norm", norm);
-    Ok(())
+    Ok(norm)
 }
 
 fn sum(g: &mut Graph, values: &[ValueId]) -> Result<ValueId, GraphError> {

@@ -1,5 +1,6 @@
 //! SwAV (Caron et al. 2020, arXiv 2006.09882): multi-crop forward, codes, swapped prediction loss and all gradients.
 
+use super::loss_scaling::{self, LossScale};
 use super::{accumulation, statistics};
 use crate::autodiff::gradients;
 use crate::backbones::resnet::ResNet;
@@ -8,7 +9,7 @@ use crate::functions::sinkhorn::SinkhornKnopp;
 use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
 use crate::nn::{Init, Layers, NORM_EPSILON, Parameter, RunningStatistic, TrainLayers};
 use crate::ops::{Gemm, Greater, LogSoftmax, Relu, Slice, Where};
-use crate::preset::{BatchNormGroups, Data, Model, Preset};
+use crate::preset::{BatchNormGroups, Data, Model, Precision, Preset};
 
 /// The graph of one training step, with its inputs and outputs named as `docs/architecture.md` says.
 #[derive(Debug, Clone)]
@@ -96,7 +97,7 @@ impl AssignedRows {
 /// Crops too small for the network.
 pub fn train_step(preset: &Preset) -> Result<TrainStep, GraphError> {
     let mut g = Graph::new();
-    let mut layers = TrainLayers::default();
+    let mut layers = TrainLayers::new(preset.train.precision);
     let accumulates = preset.train.accumulate > 1;
     let assigned = AssignedRows { crops: preset.crops.crops_for_assign.clone(), batch: preset.train.micro_batch_size() };
 
@@ -109,7 +110,15 @@ pub fn train_step(preset: &Preset) -> Result<TrainStep, GraphError> {
             if accumulates { accumulation::given_codes(&mut g, head, &assigned)? } else { assign_codes(&mut g, preset, head, &assigned, queue.as_ref())? };
     }
     let loss = swapped_loss(&mut g, preset, &heads)?;
-    let mut parameter_gradients = parameter_gradients(&mut g, &layers, &heads, loss)?;
+    let loss_scale = (preset.train.precision == Precision::MixedF16).then(|| LossScale::input(&mut g));
+    let mut parameter_gradients = match loss_scale {
+        None => parameter_gradients(&mut g, &layers, &heads, loss)?,
+        Some(scale) => {
+            let scaled = scale.scale(&mut g, loss)?;
+            let gradients = parameter_gradients(&mut g, &layers, &heads, scaled)?;
+            scale.unscale(&mut g, &gradients)?
+        }
+    };
     if accumulates {
         parameter_gradients = accumulation::add_to_mean(&mut g, preset, &layers.parameters, &parameter_gradients)?;
     }
@@ -119,7 +128,10 @@ pub fn train_step(preset: &Preset) -> Result<TrainStep, GraphError> {
     if !accumulates {
         statistics::of_codes(&mut g, embeddings, &heads)?;
     }
-    statistics::of_gradients(&mut g, &parameter_gradients)?;
+    let grad_norm = statistics::of_gradients(&mut g, &parameter_gradients)?;
+    if loss_scale.is_some() {
+        loss_scaling::guard(&mut g, grad_norm, &mut layers.running_statistics)?;
+    }
     // Backward order: the walk from the outputs then frees activations as the backward pass goes.
     for (parameter, &gradient) in layers.parameters.iter().zip(&parameter_gradients).rev() {
         g.output(&format!("grad/{}", parameter.name), gradient);
@@ -167,6 +179,7 @@ pub(super) fn embed_crops(g: &mut Graph, layers: &mut TrainLayers, preset: &Pres
     for (&input, group) in crops.iter().zip(preset.crops.groups()) {
         let pixels = g.cast(input, DType::F32)?;
         let x = normalize_pixels(g, pixels, &preset.data)?;
+        let x = g.cast(x, layers.compute_type())?;
         match preset.model.batch_norm_groups {
             BatchNormGroups::Size => features.push(backbone.forward(g, layers, x)?),
             BatchNormGroups::Crop => {

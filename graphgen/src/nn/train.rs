@@ -2,8 +2,9 @@
 
 use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON, Then};
 use crate::functions::batch_norm::elements_per_channel;
-use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize};
+use crate::preset::Precision;
 
 /// A trainable parameter.
 #[derive(Debug, Clone)]
@@ -41,12 +42,27 @@ pub struct TrainLayers {
     pub running_statistics: Vec<RunningStatistic>,
     /// Whether BatchNorms leave the running statistics alone.
     untracked: bool,
+    precision: Precision,
 }
 
 impl TrainLayers {
+    /// Layers that compute in a precision.
+    pub fn new(precision: Precision) -> TrainLayers {
+        TrainLayers { precision, ..TrainLayers::default() }
+    }
+
     /// Layers that normalise by the batch's statistics as ever, and have no running statistics.
-    pub fn without_running_statistics() -> TrainLayers {
-        TrainLayers { untracked: true, ..TrainLayers::default() }
+    pub fn without_running_statistics(precision: Precision) -> TrainLayers {
+        TrainLayers { untracked: true, ..TrainLayers::new(precision) }
+    }
+
+    /// Element type of activations and of the copies of weights that meet them. Parameters themselves, statistics,
+    /// pooled features and everything behind the projection head are f32.
+    pub fn compute_type(&self) -> DType {
+        match self.precision {
+            Precision::F32 => DType::F32,
+            Precision::MixedF16 => DType::F16,
+        }
     }
 
     /// The parameter of a name, a new graph input at its first use.
@@ -107,7 +123,12 @@ impl Layers for TrainLayers {
         let shape = [spec.out, spec.channels, spec.window.kernel, spec.window.kernel];
         let name = path(g, conv);
         let w = self.parameter(g, &format!("{name}.weight"), &shape, Init::KaimingNormalFanOut);
-        let y = g.scoped(conv, |g| g.apply(Convolution { window: spec.window }, &[x, w]))?;
+        let compute = self.compute_type();
+        let y = g.scoped(conv, |g| {
+            // A copy for every use, so that gradients are summed in f32.
+            let w = g.cast(w, compute)?;
+            g.apply(Convolution { window: spec.window }, &[x, w])
+        })?;
         self.batch_norm(g, norm, y, then)
     }
 
@@ -115,7 +136,17 @@ impl Layers for TrainLayers {
         let full = path(g, name);
         let w = self.parameter(g, &format!("{full}.weight"), &[out, channels], Init::UniformFanIn(channels));
         let bias = self.parameter(g, &format!("{full}.bias"), &[out], Init::UniformFanIn(channels));
-        g.scoped(name, |g| g.apply(Gemm { trans_a: false, trans_b: true }, &[x, w, bias]))
+        let gemm = Gemm { trans_a: false, trans_b: true };
+        g.scoped(name, |g| match self.precision {
+            Precision::F32 => g.apply(gemm, &[x, w, bias]),
+            // The bias is added in f32: its gradient is a sum over the batch.
+            Precision::MixedF16 => {
+                let (x, w) = (g.cast(x, DType::F16)?, g.cast(w, DType::F16)?);
+                let y = g.apply(gemm, &[x, w])?;
+                let y = g.cast(y, DType::F32)?;
+                g.add(y, bias)
+            }
+        })
     }
 
     fn linear_batch_norm_relu(&mut self, g: &mut Graph, linear: &str, norm: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {
@@ -128,6 +159,7 @@ impl Layers for TrainLayers {
     }
 
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+        let x = g.cast(x, DType::F32)?;
         g.reduce_mean(x, &[2, 3], false)
     }
 }

@@ -80,7 +80,7 @@ impl Functions {
         let callee = self.callee(op, number);
 
         let problem = |problem: String| GraphError::Shape { scope: scope_prefix(scope), operator: op.name(), problem };
-        let body = op.body(inputs, self.target)?.ok_or_else(|| problem(format!("it has no body in standard operators for the target {:?}", self.target)))?;
+        let body = op.body(inputs, self.target)?.ok_or_else(|| problem(format!("it has no body in standard operators for the target {}", self.target)))?;
         let lowered = lower(&body, Constants::Nodes, self)?;
         self.domains.extend(&lowered.domains);
         let outputs = body.outputs().iter().map(|(name, value)| value_info(name, body.ty(*value)));

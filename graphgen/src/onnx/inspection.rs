@@ -115,7 +115,7 @@ fn domain_label(domain: &str) -> &str {
 }
 
 /// `Conv`, `com.microsoft::FusedMatMul`
-pub(super) fn operator_name(domain: &str, operator: &str) -> String {
+pub(crate) fn operator_name(domain: &str, operator: &str) -> String {
     if domain.is_empty() || domain == "ai.onnx" { operator.to_owned() } else { format!("{domain}::{operator}") }
 }
 

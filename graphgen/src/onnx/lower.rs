@@ -8,7 +8,6 @@ use super::proto::{NodeProto, TensorProto, ValueInfoProto};
 use super::tensor::{attribute, tensor, tensor_attribute, value_info};
 use crate::ir::{DType, Graph, GraphError, Node, TensorData, TensorType, ValueId, ValueSource};
 use crate::ops::{Domain, InPlaceAccumulator, Operator};
-use crate::preset::Target;
 
 /// Elements from which on a constant of one value is filled by a node instead of stored: the zeros that a max pooling's
 /// gradient scatters into are as large as its input, gigabytes for large batches.
@@ -98,8 +97,8 @@ impl<'g> Lowering<'g> {
         let callee = match domain {
             Domain::Swav => functions.call(op, &types, &node.scope)?,
             // Only the training API assigns to inputs, and it has no other way.
-            Domain::Microsoft if functions.target() == Target::Portable && op.name() != InPlaceAccumulator::NAME => {
-                let problem = "the target portable has operators of ai.onnx only, this one is of com.microsoft".to_owned();
+            Domain::Microsoft if !functions.target().formulations().microsoft && op.name() != InPlaceAccumulator::NAME => {
+                let problem = format!("the target {} has operators of ai.onnx only, this one is of com.microsoft", functions.target());
                 return Err(GraphError::Shape { scope: scope_prefix(&node.scope), operator: op.name(), problem });
             }
             Domain::Microsoft | Domain::Onnx => Callee { name: op.name().to_owned(), overload: None },
@@ -239,6 +238,7 @@ fn uniform(data: &TensorData) -> Option<TensorData> {
     Some(match data {
         TensorData::F32(values) => TensorData::F32(vec![f32::from_bits(one(values.iter().map(|value| value.to_bits()))?)]),
         TensorData::Exact(values) => TensorData::F32(vec![f32::from_bits(one(values.iter().map(|&value| (value as f32).to_bits()))?)]),
+        TensorData::F16(values) => TensorData::F16(vec![f64::from_bits(one(values.iter().map(|value| value.to_bits()))?)]),
         TensorData::U8(values) => TensorData::U8(vec![one(values.iter().copied())?]),
         TensorData::I64(values) => TensorData::I64(vec![one(values.iter().copied())?]),
         TensorData::Bool(values) => TensorData::Bool(vec![one(values.iter().copied())?]),
@@ -250,6 +250,7 @@ fn constant_name(ty: &TensorType, data: &TensorData) -> String {
     match data {
         TensorData::F32(values) if values.len() == 1 => format!("const/{}", values[0]),
         TensorData::Exact(values) if values.len() == 1 => format!("const/{}", values[0] as f32),
+        TensorData::F16(values) if values.len() == 1 => format!("const/f16/{}", values[0]),
         TensorData::I64(values) if values.len() <= 4 => format!("const/{values:?}").replace(' ', ""),
         _ => large_constant_name(ty),
     }

@@ -11,6 +11,7 @@ use crate::ops::Attribute;
 pub(crate) fn data_type(dtype: DType) -> i32 {
     let data_type = match dtype {
         DType::F32 => tensor_proto::DataType::Float,
+        DType::F16 => tensor_proto::DataType::Float16,
         DType::F64 => tensor_proto::DataType::Double,
         DType::U8 => tensor_proto::DataType::Uint8,
         DType::I64 => tensor_proto::DataType::Int64,
@@ -42,6 +43,7 @@ pub(crate) fn tensor(ty: &TensorType, data: &TensorData) -> TensorProto {
     let raw: Vec<u8> = match data {
         TensorData::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         TensorData::Exact(values) => values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect(),
+        TensorData::F16(values) => values.iter().flat_map(|&value| half::f16::from_f64(value).to_le_bytes()).collect(),
         TensorData::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         TensorData::U8(values) => values.clone(),
         TensorData::Bool(values) => values.iter().map(|&value| value.into()).collect(),

@@ -47,19 +47,19 @@ impl Graph {
 
     /// `factor · x`
     pub fn scale(&mut self, x: ValueId, factor: f64) -> Built {
-        let factor = self.scalar(factor, self.shape(x).len());
+        let factor = self.scalar_like(factor, x);
         self.mul(x, factor)
     }
 
     /// `x + offset`
     pub fn offset(&mut self, x: ValueId, offset: f64) -> Built {
-        let offset = self.scalar(offset, self.shape(x).len());
+        let offset = self.scalar_like(offset, x);
         self.add(x, offset)
     }
 
     /// `max(x, floor)`
     pub fn at_least(&mut self, x: ValueId, floor: f64) -> Built {
-        let floor = self.scalar(floor, self.shape(x).len());
+        let floor = self.scalar_like(floor, x);
         self.apply(Max, &[x, floor])
     }
 
@@ -105,7 +105,11 @@ impl Graph {
         self.apply(Slice { axes: vec![0], starts: vec![start], ends: vec![end], steps: vec![1] }, &[x])
     }
 
+    /// `x` itself where it is of the type already.
     pub fn cast(&mut self, x: ValueId, to: DType) -> Built {
+        if self.dtype(x) == to {
+            return Ok(x);
+        }
         self.apply(Cast { to }, &[x])
     }
 

@@ -5,7 +5,8 @@ use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix2, Ix3};
 use super::{Attribute, Domain, Operator, Vjp, arity};
 use crate::ir::{GraphError, TensorType, ValueId};
 
-/// `a · b`, of matrices [M, K] · [K, N], or of batches of them [B, M, K] · [B, K, N].
+/// `a · b`, of matrices [M, K] · [K, N], of batches of them [B, M, K] · [B, K, N], or of one matrix with each of a batch,
+/// [M, K] · [B, K, N].
 #[derive(Debug, Clone, PartialEq)]
 pub struct MatMul;
 
@@ -48,12 +49,21 @@ impl Operator for MatMul {
     const NAME: &'static str = "MatMul";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        if let [a, b] = *inputs
+            && (a.rank(), b.rank()) == (2, 3)
+        {
+            let repeated = TensorType::new(a.dtype, [&b.shape[..1], &a.shape].concat());
+            return infer_product(&[&repeated, b], false, false);
+        }
         infer_product(inputs, false, false)
     }
 
     /// `da = dy · bᵀ`, `db = aᵀ · dy`
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
         let (dy, a, b) = (cx.gradient()?, cx.input(0), cx.input(1));
+        if cx.graph.shape(a).len() != cx.graph.shape(b).len() {
+            return Err(cx.unknown(" of one matrix with a batch (it serves in function bodies only)"));
+        }
         let swap: Vec<usize> = if cx.graph.shape(a).len() == 2 { vec![1, 0] } else { vec![0, 2, 1] };
         let da = if cx.needs(0) {
             let b = cx.graph.transpose(b, &swap)?;
@@ -71,7 +81,13 @@ impl Operator for MatMul {
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
-        vec![eval_product(inputs[0], inputs[1], false, false)]
+        let (a, b) = (inputs[0], inputs[1]);
+        if a.ndim() < b.ndim() {
+            let shape = [&b.shape()[..1], a.shape()].concat();
+            let a = a.broadcast(shape).expect("a new first axis").to_owned();
+            return vec![eval_product(&a, b, false, false)];
+        }
+        vec![eval_product(a, b, false, false)]
     }
 }
 

@@ -35,7 +35,7 @@ impl Operator for MaxPool {
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
         let (dy, indices) = (cx.gradient()?, cx.output(1));
         let [_, _, height, width] = *cx.graph.shape(cx.input(0)) else { unreachable!("shapes were inferred") };
-        Ok(vec![Some(cx.graph.apply(MaxPoolGrad { input_size: [height, width] }, &[dy, indices])?)])
+        Ok(vec![Some(cx.graph.apply(MaxPoolGrad { window: self.window, input_size: [height, width] }, &[dy, indices])?)])
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {

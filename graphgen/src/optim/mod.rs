@@ -2,10 +2,11 @@
 
 use crate::functions::optimizer::{AdamStep, LarsStep, SgdStep};
 use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
+use crate::methods::loss_scaling::optimizer_guard;
 use crate::methods::swav::normalize_prototypes;
 use crate::nn::Parameter;
 use crate::ops::{Greater, Where};
-use crate::preset::{OptimizerName, Preset};
+use crate::preset::{OptimizerName, Precision, Preset};
 
 /// LARS's epsilon (apex's LARC).
 pub(crate) const LARS_EPSILON: f64 = 1e-8;
@@ -22,11 +23,13 @@ struct Scalars {
     train_prototypes: ValueId,
     /// `1 − βᵗ` for both of Adam's betas, of the parameters and of the prototypes.
     corrections: Option<[[ValueId; 2]; 2]>,
+    /// In mixed precision, whether the gradients are finite: otherwise everything stays.
+    finite: Option<ValueId>,
 }
 
 /// The graph of one optimizer step. Inputs `learning_rate` f32 [1], `train_prototypes` bool [1], and for each parameter
 /// itself, `grad/…`, `momentum/…` and with Adam and AdamW `variance/…`, with these also `step` i64 [1]: steps taken
-/// before. Outputs `next/…` for each state.
+/// before. Outputs `next/…` for each state. In mixed precision also what [`optimizer_guard`] adds.
 ///
 /// Every state's old value is read for the last time where its new one is written: both may be one buffer.
 ///
@@ -36,11 +39,12 @@ pub fn optimizer_step(preset: &Preset, parameters: &[Parameter]) -> Result<Graph
     let mut g = Graph::new();
     let learning_rate = g.input("learning_rate", TensorType::f32(vec![1]));
     let train_prototypes = g.input("train_prototypes", TensorType::new(DType::Bool, vec![1]));
+    let finite = (preset.train.precision == Precision::MixedF16).then(|| optimizer_guard(&mut g)).transpose()?;
     let corrections = match preset.optim.name {
-        OptimizerName::Adam | OptimizerName::AdamW => Some(bias_corrections(&mut g, preset)?),
+        OptimizerName::Adam | OptimizerName::AdamW => Some(bias_corrections(&mut g, preset, finite)?),
         OptimizerName::Lars | OptimizerName::Sgd => None,
     };
-    let scalars = Scalars { learning_rate, train_prototypes, corrections };
+    let scalars = Scalars { learning_rate, train_prototypes, corrections, finite };
     let prototypes = preset.model.nmb_prototypes.parameter_names();
     for parameter in parameters {
         let is_prototypes = prototypes.contains(&parameter.name);
@@ -78,6 +82,7 @@ fn update(g: &mut Graph, preset: &Preset, scalars: &Scalars, parameter: &Paramet
     let old = [Some(p), Some(momentum), variance].into_iter().flatten();
     for ((prefix, old), new) in ["next/", "next/momentum/", "next/variance/"].into_iter().zip(old).zip(next) {
         let new = if is_prototypes { g.apply(Where, &[scalars.train_prototypes, new, old])? } else { new };
+        let new = scalars.finite.map_or(Ok(new), |finite| g.apply(Where, &[finite, new, old]))?;
         g.output(&format!("{prefix}{}", parameter.name), new);
     }
     Ok(())
@@ -85,13 +90,15 @@ fn update(g: &mut Graph, preset: &Preset, scalars: &Scalars, parameter: &Paramet
 
 /// Counts the step and returns `1 − βᵗ` of parameters and prototypes: prototypes that were frozen for the first
 /// iterations have taken as many steps fewer, as in PyTorch, where an optimizer counts for each parameter.
-fn bias_corrections(g: &mut Graph, preset: &Preset) -> Result<[[ValueId; 2]; 2], GraphError> {
+fn bias_corrections(g: &mut Graph, preset: &Preset, finite: Option<ValueId>) -> Result<[[ValueId; 2]; 2], GraphError> {
     g.scoped("bias_correction", |g| {
         let step = g.input("step", TensorType::new(DType::I64, vec![1]));
         let integer = |g: &mut Graph, value: i64| g.constant([1], TensorData::I64(vec![value]));
         let one = integer(g, 1);
-        let step = g.add(step, one)?;
-        g.output("next/step", step);
+        let before = step;
+        let step = g.add(before, one)?;
+        let counted = finite.map_or(Ok(step), |finite| g.apply(Where, &[finite, step, before]))?;
+        g.output("next/step", counted);
         let frozen = integer(g, -(i64::try_from(preset.optim.freeze_prototypes_niters).unwrap_or(i64::MAX)));
         let since_frozen = g.add(step, frozen)?;
         let started = g.apply(Greater, &[since_frozen, one])?;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Device;
+
 /// All settings of a run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -18,6 +20,8 @@ pub struct Preset {
     pub data: Data,
     /// Length, batch, precision and housekeeping.
     pub train: Train,
+    /// How a provider that is not the CPU works.
+    pub device: Device,
 }
 
 /// ResNet depth.
@@ -299,11 +303,16 @@ impl Default for Data {
 }
 
 /// Arithmetic of the step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Precision {
     /// Single precision throughout.
     #[serde(rename = "f32")]
+    #[default]
     F32,
+    /// Activations and the copies of weights that meet them in 16 bits, with loss scaling; parameters, optimizer state,
+    /// statistics, loss, softmax and Sinkhorn-Knopp in f32.
+    #[serde(rename = "mixed-f16")]
+    MixedF16,
 }
 
 /// Formulations of the graph.
@@ -314,6 +323,31 @@ pub enum Target {
     Portable,
     /// The fastest formulations of the CPU provider.
     Cpu,
+    /// Operators of the CUDA provider.
+    Cuda,
+    /// Operators of the DirectML provider.
+    Directml,
+}
+
+impl std::fmt::Display for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Provider::Cpu => "cpu",
+            Provider::Cuda => "cuda",
+            Provider::Directml => "directml",
+        })
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Target::Portable => "portable",
+            Target::Cpu => "cpu",
+            Target::Cuda => "cuda",
+            Target::Directml => "directml",
+        })
+    }
 }
 
 /// Where the step runs.
@@ -322,12 +356,19 @@ pub enum Target {
 pub enum Provider {
     /// ONNX Runtime's CPU provider.
     Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// GPUs with DirectX 12, under Windows.
+    Directml,
 }
 
 /// Which implementation of Sinkhorn-Knopp runs inside the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkhornKernel {
+    /// `native` on the CPU, `graph` on devices: scores and codes stay there. Which of the two is faster on a device has not
+    /// been measured yet.
+    Auto,
     /// The runtime's Rust kernel.
     Native,
     /// The function's body in standard operators.
@@ -344,6 +385,9 @@ pub struct Train {
     pub batch_size: usize,
     /// Arithmetic.
     pub precision: Precision,
+    /// With `mixed-f16`: round to 16 bits by explicit casts around f32 arithmetic. For tests on the CPU, whose provider
+    /// would run a 16-bit graph in f32; slower than f32.
+    pub emulate_f16: bool,
     /// N: micro-batches of one optimizer step. Above 1 their codes are assigned together and their gradients averaged, as
     /// by N data-parallel processes without synchronised BatchNorm.
     pub accumulate: usize,
@@ -369,6 +413,7 @@ impl Default for Train {
             epochs: 100,
             batch_size: 4096,
             precision: Precision::F32,
+            emulate_f16: false,
             accumulate: 1,
             seed: 31,
             workers: 0,
@@ -376,7 +421,7 @@ impl Default for Train {
             checkpoint_every_epochs: 1,
             target: None,
             provider: Provider::Cpu,
-            sinkhorn: SinkhornKernel::Native,
+            sinkhorn: SinkhornKernel::Auto,
         }
     }
 }
@@ -387,10 +432,23 @@ impl Train {
         self.batch_size / self.accumulate
     }
 
+    /// Which Sinkhorn-Knopp runs: `native` or `graph`.
+    pub fn resolved_sinkhorn(&self) -> SinkhornKernel {
+        match (self.sinkhorn, self.provider) {
+            (SinkhornKernel::Auto, Provider::Cpu) => SinkhornKernel::Native,
+            (SinkhornKernel::Auto, Provider::Cuda | Provider::Directml) => SinkhornKernel::Graph,
+            (chosen, _) => chosen,
+        }
+    }
+
     /// The target that the graphs are written for: `target`, or the provider's own.
     pub fn resolved_target(&self) -> Target {
         self.target.unwrap_or(match self.provider {
+            // What is emulated there is a GPU's arithmetic.
+            Provider::Cpu if self.precision == Precision::MixedF16 => Target::Cuda,
             Provider::Cpu => Target::Cpu,
+            Provider::Cuda => Target::Cuda,
+            Provider::Directml => Target::Directml,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Which settings can work together.
 
-use super::{Preset, PresetError, Stem};
+use super::{Precision, Preset, PresetError, Provider, Stem, Target};
 
 impl Preset {
     /// Checks that the settings can work together.
@@ -9,7 +9,7 @@ impl Preset {
     /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), PresetError> {
         let invalid = |setting, problem: String| Err(PresetError::Invalid { setting, problem });
-        let Preset { model, crops, loss, optim, data, train } = self;
+        let Preset { model, crops, loss, optim, data, train, device: _ } = self;
 
         if model.width == 0 || model.width > 4096 {
             return invalid("model.width", format!("expected 1 to 4096 channels, got {}", model.width));
@@ -129,6 +129,25 @@ impl Preset {
         if train.batch_size < 2 {
             return invalid("train.batch_size", format!("BatchNorm and Sinkhorn-Knopp need at least 2 images, got {}", train.batch_size));
         }
+        if train.precision == Precision::MixedF16 && train.provider == Provider::Cpu && !train.emulate_f16 {
+            let problem = "the cpu provider runs 16-bit graphs in 32 bits: neither faster nor with their rounding. Choose f32, another train.provider, or \
+                           train.emulate_f16 = true to round by explicit casts";
+            return invalid("train.precision", problem.into());
+        }
+        if train.precision == Precision::MixedF16 && train.target == Some(Target::Cpu) {
+            return invalid("train.precision", "the target cpu has bodies in f32 only; choose f32, or the target portable, cuda or directml".into());
+        }
+        if train.precision == Precision::F32 && train.emulate_f16 {
+            return invalid("train.emulate_f16", "there are no 16-bit floats in f32 to emulate; choose train.precision = \"mixed-f16\"".into());
+        }
+        // Each provider runs its own target and the one that all have; the CPU runs all of them, in f32.
+        if let (Some(target), Provider::Cuda | Provider::Directml) = (train.target, train.provider)
+            && target.to_string() != train.provider.to_string()
+            && (target, train.provider) != (Target::Portable, Provider::Cuda)
+        {
+            let problem = format!("the {} provider does not have the operators of the target {target}; leave train.target out", train.provider);
+            return invalid("train.target", problem);
+        }
         if train.accumulate == 0 {
             return invalid("train.accumulate", "expected at least 1 micro-batch a step, got 0".into());
         }
@@ -174,6 +193,8 @@ mod tests {
             ("loss.epsilon=0", "loss.epsilon"),
             ("loss.queue_length=100", "loss.queue_length"),
             ("train.batch_size=1", "train.batch_size"),
+            ("train.precision=mixed-f16", "train.precision"),
+            ("train.emulate_f16=true", "train.emulate_f16"),
             ("train.accumulate=0", "train.accumulate"),
             ("train.accumulate=3", "train.accumulate"),
             ("train.accumulate=4096", "train.accumulate"),

@@ -18,7 +18,7 @@ use crate::manifest::{Manifest, TensorSpec, TrainingApiSpec};
 use crate::methods::swav::TrainStep;
 use crate::nn::Parameter;
 use crate::onnx::{FileError, FunctionNames, ModelOptions, NUMBER_SEPARATOR, encode, read_model, write_model};
-use crate::preset::{OptimizerName, Preset};
+use crate::preset::{OptimizerName, Precision, Preset, Provider};
 use crate::weights::{Weights, WeightsError, load_safetensors, write_atomically};
 
 /// The folder inside an artifact directory.
@@ -76,6 +76,14 @@ pub fn check(preset: &Preset) -> Result<(), TrainingApiError> {
     if preset.train.accumulate > 1 {
         let problem = format!("expected 1 with the training API, whose TrainStep takes a whole batch, got {}", preset.train.accumulate);
         return Err(TrainingApiError::Unsupported { setting: "train.accumulate", problem });
+    }
+    if preset.train.provider != Provider::Cpu {
+        let problem = format!("expected cpu with the training API, got {}: its artifacts were tried there only", preset.train.provider);
+        return Err(TrainingApiError::Unsupported { setting: "train.provider", problem });
+    }
+    if preset.train.precision != Precision::F32 {
+        let problem = "expected f32 with the training API, whose optimizer cannot skip a step".to_owned();
+        return Err(TrainingApiError::Unsupported { setting: "train.precision", problem });
     }
     let niters = preset.optim.freeze_prototypes_niters;
     if niters > 0 && matches!(preset.optim.name, OptimizerName::Adam | OptimizerName::AdamW) {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use graphgen::artifacts;
-use graphgen::preset::Preset;
+use graphgen::preset::Provider;
 use graphgen::weights::load_safetensors;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::UsageError;
-use super::options::Device;
+use super::options::with_provider;
 use super::output::Output;
 use crate::kernels::KernelSet;
 use crate::session::EngineKind;
@@ -41,9 +41,9 @@ pub struct Args {
     /// What runs the graphs
     #[arg(long, value_enum, default_value_t)]
     pub engine: EngineKind,
-    /// Where the graphs run
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub(crate) provider: Device,
+    /// Where the graphs run [default: the preset's train.provider]
+    #[arg(long, value_enum)]
+    pub provider: Option<Provider>,
 }
 
 /// Runs the command.
@@ -51,11 +51,10 @@ pub struct Args {
 /// # Errors
 /// A preset that cannot be read, and whatever the engine reports.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
-    args.provider.check()?;
     if args.steps == 0 {
         return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
     }
-    let preset = Preset::load(&args.preset, &args.set)?;
+    let preset = with_provider(&args.preset, &args.set, args.provider)?;
     let environment = args.engine.library().environment()?;
     let directory = tempfile::tempdir().context("creating a temporary directory for the graphs")?;
     let began = Instant::now();

@@ -62,7 +62,7 @@ impl LabelledData {
 
 /// An encoder with the command's options.
 pub(crate) fn open_encoder(environment: &Environment, options: &FeatureOptions) -> anyhow::Result<Encoder> {
-    let session = SessionOptions { threads: options.inputs.threads, operators: None };
+    let session = SessionOptions { threads: options.inputs.threads, ..SessionOptions::default() };
     Ok(Encoder::open(environment, &options.encoder, &session)?)
 }
 

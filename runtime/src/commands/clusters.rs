@@ -81,7 +81,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let dataset = Arc::new(Dataset::open(&args.data)?.subset(args.limit, args.seed));
     let environment = environment()?;
     let model = artifacts::encoder(preset, &checkpoint.weights, &EncoderOptions::default())?;
-    let mut encoder = Encoder::from_bytes(&environment, &model, &SessionOptions { threads: args.inputs.threads, operators: None })?;
+    let mut encoder = Encoder::from_bytes(&environment, &model, &SessionOptions { threads: args.inputs.threads, ..SessionOptions::default() })?;
     let extraction = args.inputs.extraction(&encoder, Representation::Embedding)?;
     let mut progress = output.progress("images", dataset.len());
     let embeddings = extract(&mut encoder, &dataset, &extraction, |done| progress.set(done))?.rows;

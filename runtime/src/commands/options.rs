@@ -1,8 +1,9 @@
 //! Options that several subcommands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use graphgen::preset::{Preset, PresetError, Provider};
 
 use crate::data::{EvalTransform, thread_count};
 use crate::eval::{Extraction, Representation};
@@ -13,26 +14,20 @@ use crate::session::Encoder;
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// Where the graphs run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Device {
-    /// ONNX Runtime's CPU provider
-    Cpu,
-    /// NVIDIA GPUs; not in this version
-    Cuda,
-    /// GPUs on Windows; not in this version
-    Directml,
+/// A preset's settings with `--provider` over them.
+pub(crate) fn with_provider(file: &Path, overrides: &[String], provider: Option<Provider>) -> Result<Preset, PresetError> {
+    let provider = provider.map(|provider| format!("train.provider={provider}"));
+    Preset::load(file, &overrides.iter().cloned().chain(provider).collect::<Vec<_>>())
 }
 
-impl Device {
-    pub(crate) fn check(self) -> Result<(), UsageError> {
-        match self {
-            Device::Cpu => Ok(()),
-            Device::Cuda | Device::Directml => {
-                let name = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-                Err(UsageError(format!("--provider {name}: this version has only the cpu provider; leave --provider out")))
-            }
-        }
+/// The graphs of a directory are for one provider.
+pub(crate) fn check_provider(preset: &Preset, provider: Option<Provider>) -> Result<(), UsageError> {
+    match provider {
+        Some(asked) if asked != preset.train.provider => Err(UsageError(format!(
+            "--provider {asked}: the graphs were written for the {} provider; write them with graphgen export --set train.provider={asked}",
+            preset.train.provider
+        ))),
+        _ => Ok(()),
     }
 }
 

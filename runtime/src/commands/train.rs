@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use graphgen::artifacts;
-use graphgen::preset::Preset;
+use graphgen::preset::Provider;
 
 use super::UsageError;
-use super::options::Device;
+use super::options::{check_provider, with_provider};
 use super::output::Output;
-use crate::session::EngineKind;
+use crate::session::{EngineKind, ProviderOptions};
 use crate::train::{GraphSource, ProbeKind, ProbeOptions, Resume, TrainOptions, train};
 
 /// Trains an encoder: graphs, checkpoints, metrics.jsonl and encoder.onnx go into the run directory
@@ -64,9 +64,9 @@ pub struct Args {
     /// What runs the graphs
     #[arg(long, value_enum, default_value_t)]
     pub engine: EngineKind,
-    /// Where the graphs run
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub(crate) provider: Device,
+    /// Where the graphs run [default: the preset's train.provider]
+    #[arg(long, value_enum)]
+    pub provider: Option<Provider>,
 }
 
 /// Runs the command.
@@ -74,11 +74,11 @@ pub struct Args {
 /// # Errors
 /// Whatever keeps the run from starting, before anything is written, or stops it.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
-    args.provider.check()?;
     let source = match (args.preset, args.graphs) {
-        (Some(file), None) => GraphSource::Preset(Box::new(Preset::load(&file, &args.set)?)),
+        (Some(file), None) => GraphSource::Preset(Box::new(with_provider(&file, &args.set, args.provider)?)),
         (None, Some(directory)) => {
             let preset = Box::new(artifacts::open(&directory)?.preset);
+            check_provider(&preset, args.provider)?;
             GraphSource::Directory { directory, preset }
         }
         _ => return Err(UsageError("expected either --preset or --graphs".into()).into()),
@@ -96,6 +96,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         limit: args.probe_limit,
     });
     let environment = args.engine.library().environment()?;
+    ProviderOptions::of(source.preset()).check()?;
     let run = args.out.clone();
     let options = TrainOptions {
         source,

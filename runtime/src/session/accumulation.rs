@@ -10,7 +10,7 @@ use ort::value::Tensor;
 
 use super::bound::Bound;
 use super::queue::Queue;
-use super::state::{EngineError, Tensors, zeros};
+use super::state::{EngineError, HostInput, Memory, Tensors};
 use super::{SessionOptions, stock};
 
 /// The graphs before the backward passes, and what they hand on.
@@ -21,7 +21,7 @@ pub(super) struct Accumulation {
     embeddings: Vec<Tensor<f32>>,
     /// Codes of each micro-batch under the names of `train_step.onnx`: `codes`, or `codes/0`, … with several heads.
     codes: Vec<Tensors>,
-    first: Tensor<bool>,
+    first: HostInput<bool>,
     stats: Tensors,
 }
 
@@ -30,6 +30,7 @@ impl Accumulation {
     ///
     /// # Errors
     /// Graphs that ONNX Runtime does not accept, or whose inputs and outputs are not those of the contract.
+    #[allow(clippy::too_many_arguments, reason = "one caller hands over what the graphs share")]
     pub(super) fn open(
         environment: &Environment,
         directory: &Path,
@@ -38,6 +39,7 @@ impl Accumulation {
         options: &SessionOptions,
         bind_state: impl Fn(&mut IoBinding, &str) -> ort::Result<bool>,
         mut queue: Option<&mut Queue>,
+        memory: &Memory,
     ) -> Result<Accumulation, EngineError> {
         let mut embed_step = Bound::open(environment, directory, &spec.embed_step, options)?;
         let mut assign_step = Bound::open(environment, directory, &spec.assign_step, options)?;
@@ -45,13 +47,13 @@ impl Accumulation {
 
         let mut embeddings: Vec<Tensor<f32>> = Vec::new();
         while let Some(input) = spec.assign_step.inputs.iter().find(|input| input.name == format!("micro/{}/embeddings", embeddings.len())) {
-            embeddings.push(zeros(&input.shape).map_err(allocating())?);
+            embeddings.push(memory.zeros(&input.shape).map_err(allocating())?);
         }
         if embeddings.is_empty() {
             return Err(assign_step.contract("expected an input micro/0/embeddings, found none"));
         }
         let codes = || stock::named(train_step_inputs, |name| name == "codes" || name.starts_with("codes/"));
-        let mut codes = embeddings.iter().map(|_| Tensors::zeros(codes())).collect::<Result<Vec<_>, _>>()?;
+        let mut codes = embeddings.iter().map(|_| Tensors::zeros_in(memory, codes())).collect::<Result<Vec<_>, _>>()?;
         let mut stats = Tensors::zeros(stock::named(&spec.assign_step.outputs, |name| name.starts_with("stats/")))?;
 
         embed_step.bind_inputs(&bind_state)?;
@@ -68,7 +70,7 @@ impl Accumulation {
             let of_queue = queue.as_mut().map_or(Ok(false), |queue| queue.bind_output(binding, name))?;
             Ok(of_queue || stats.bind_output(binding, name, name)?)
         })?;
-        let accumulation = Accumulation { embed_step, assign_step, embeddings, codes, first: zeros(&[1]).map_err(allocating())?, stats };
+        let accumulation = Accumulation { embed_step, assign_step, embeddings, codes, first: HostInput::zeros(memory, &[1]).map_err(allocating())?, stats };
         accumulation.check_codes(spec)?;
         Ok(accumulation)
     }
@@ -94,7 +96,7 @@ impl Accumulation {
     /// Binds an input of `train_step.onnx` that belongs to a micro-batch; `false` for other inputs.
     pub(super) fn bind_input(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
         match name {
-            "first_micro_batch" => binding.bind_input(name, &self.first).map(|()| true),
+            "first_micro_batch" => self.first.bind(binding, name),
             _ => self.codes[0].bind_input(binding, name, name),
         }
     }
@@ -113,7 +115,7 @@ impl Accumulation {
 
     /// Makes the next run of `train_step.onnx` that of a micro-batch.
     pub(super) fn select(&mut self, micro: usize, train_step: &mut Bound) -> Result<(), EngineError> {
-        self.first.extract_tensor_mut().1[0] = micro == 0;
+        self.first.write(&[micro == 0]).map_err(EngineError::run("writing first_micro_batch"))?;
         for (name, tensor) in self.codes[micro].iter() {
             train_step.binding.bind_input(name, tensor).map_err(train_step.binding_error(name))?;
         }
@@ -122,7 +124,7 @@ impl Accumulation {
 
     #[cfg(test)]
     pub(super) fn embeddings(&self, micro: usize) -> graphgen::weights::WeightTensor {
-        super::state::copy(&self.embeddings[micro])
+        super::state::copy(&self.embeddings[micro]).expect("a tensor that can be read")
     }
 
     /// The scalars `stats/…` over all micro-batches.

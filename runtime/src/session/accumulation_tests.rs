@@ -32,7 +32,7 @@ fn open(preset: &Preset) -> StockEngine {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let graphs = directory.path().join("graphs");
     let manifest = export(preset, &graphs).expect("exported");
-    let options = SessionOptions { threads: 1, operators: None };
+    let options = SessionOptions { threads: 1, operators: None, ..SessionOptions::default() };
     let mut engine = StockEngine::open(&environment().expect("ONNX Runtime is set up"), &graphs, &manifest, &options).expect("open");
     engine.load_weights(&initial_weights(preset).expect("weights")).expect("they fit");
     engine
@@ -67,12 +67,12 @@ fn both_passes_of_a_micro_batch_give_the_same_embeddings() {
         let all = join(&[crops(0), crops(1), crops(2)]);
         engine.forward_backward(&slices(&all)).expect("a step");
         for micro in 0..COUNT {
-            load_crops(&mut engine.crops, &slices(&all), micro);
+            load_crops(&mut engine.crops, &slices(&all), micro).expect("written");
             let accumulation = engine.accumulation.as_mut().expect("several micro-batches");
             accumulation.select(micro, &mut engine.train_step).expect("bound");
             engine.train_step.run().expect("a pass");
             let embedded = engine.accumulation.as_ref().expect("as before").embeddings(micro);
-            assert_eq!(engine.output("embeddings").expect("requested"), embedded, "{target}: micro-batch {micro}");
+            assert_eq!(engine.output("embeddings").expect("read").expect("requested"), embedded, "{target}: micro-batch {micro}");
         }
     }
 }
@@ -92,7 +92,7 @@ fn equal_micro_batches_are_as_one_of_them() {
         }
         let names: Vec<String> = one.parameters.iter().map(|(name, _)| format!("grad/{name}")).collect();
         for name in names {
-            let gradient = |engine: &StockEngine| engine.output(&name).expect("a gradient").data;
+            let gradient = |engine: &StockEngine| engine.output(&name).expect("read").expect("a gradient").data;
             // A bias before a BatchNorm has a gradient of rounding noise only.
             if name != "grad/projection_head.0.bias" {
                 let distance = distance(&gradient(&one), &gradient(&several));
@@ -100,7 +100,7 @@ fn equal_micro_batches_are_as_one_of_them() {
             }
         }
         // x ← 0.9 x + 0.1 y once for every micro-batch and size of crops: the start's share is 0.9² there, 0.9⁶ here.
-        let mean = |engine: &StockEngine| f64::from(engine.weights()["bn1.running_mean"].data[0]);
+        let mean = |engine: &StockEngine| f64::from(engine.weights().expect("read")["bn1.running_mean"].data[0]);
         let ratio = (1.0 - 0.81_f64.powi(COUNT as i32)) / (1.0 - 0.81);
         assert!((mean(&several) / mean(&one) - ratio).abs() < 1e-4, "{target}: {} {}", mean(&several), mean(&one));
     }
@@ -112,7 +112,7 @@ fn a_step_starts_from_no_gradients() {
     let all = join(&[crops(0), crops(1), crops(2)]);
     let mut gradient = || {
         engine.forward_backward(&slices(&all)).expect("a step");
-        engine.output("grad/conv1.weight").expect("a gradient")
+        engine.output("grad/conv1.weight").expect("read").expect("a gradient")
     };
     let first = gradient();
     assert!(first.data.iter().any(|&value| value != 0.0));

@@ -6,24 +6,35 @@ use graphgen::manifest::{GraphSpec, TensorSpec};
 use ort::environment::Environment;
 use ort::session::{IoBinding, Session};
 
-use super::{EngineError, SessionOptions};
+use super::state::Memory;
+use super::{EngineError, ProviderOptions, SessionOptions};
 
 /// A graph with everything bound.
 pub(super) struct Bound {
     file: String,
     session: Session,
     pub(super) binding: IoBinding,
+    provider: ProviderOptions,
 }
 
 impl Bound {
     pub(super) fn open(environment: &Environment, directory: &Path, spec: &GraphSpec, options: &SessionOptions) -> Result<Bound, EngineError> {
         let session = options.open(environment, &directory.join(&spec.file))?;
         let binding = session.create_binding().map_err(EngineError::run(format!("binding {}", spec.file)))?;
-        Ok(Bound { file: spec.file.clone(), session, binding })
+        Ok(Bound { file: spec.file.clone(), session, binding, provider: options.provider.clone() })
     }
 
     pub(super) fn run(&mut self) -> Result<(), EngineError> {
-        self.session.run_binding(&self.binding).map(drop).map_err(EngineError::run(format!("running {}", self.file)))
+        let activity = format!("running {}", self.file);
+        self.session.run_binding(&self.binding).map(drop).map_err(|source| match self.provider.memory_advice(&source) {
+            Some(advice) => EngineError::Memory { activity, source, advice },
+            None => EngineError::Run { activity, source },
+        })
+    }
+
+    /// Where the graph's provider keeps tensors.
+    pub(super) fn memory(&self, options: &SessionOptions) -> Result<Memory, EngineError> {
+        Memory::of(options, &self.session)
     }
 
     /// The error of a graph that is not the contract's.

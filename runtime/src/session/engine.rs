@@ -2,7 +2,7 @@
 
 use graphgen::weights::Weights;
 
-use super::{EngineError, OptimizerState, QueueState, StepOutput, StockEngine};
+use super::{EngineError, LossScaling, OptimizerState, QueueState, StepOutput, StockEngine};
 
 /// Which engine runs the graphs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -27,7 +27,10 @@ pub trait Engine {
     fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError>;
 
     /// Takes the embeddings of the last step into the queue; until it is called they are not in it.
-    fn advance_queue(&mut self);
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    fn advance_queue(&mut self) -> Result<(), EngineError>;
 
     /// Updates parameters and optimizer state from the gradients of the last [`forward_backward`](Self::forward_backward).
     /// Without `train_prototypes`, the prototypes and their state stay.
@@ -64,7 +67,16 @@ pub trait Engine {
     fn load_optimizer_state(&mut self, state: &OptimizerState, updates: u64) -> Result<(), EngineError>;
 
     /// The queue; `None` without one.
-    fn queue_state(&self) -> Option<QueueState>;
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    fn queue_state(&self) -> Result<Option<QueueState>, EngineError>;
+
+    /// Loss scale and skipped steps; `None` in f32.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError>;
 
     /// Overwrites the queue.
     ///
@@ -78,8 +90,8 @@ impl Engine for StockEngine {
         self.forward_backward(crops)
     }
 
-    fn advance_queue(&mut self) {
-        self.advance_queue();
+    fn advance_queue(&mut self) -> Result<(), EngineError> {
+        self.advance_queue()
     }
 
     fn update(&mut self, learning_rate: f32, train_prototypes: bool) -> Result<(), EngineError> {
@@ -91,7 +103,7 @@ impl Engine for StockEngine {
     }
 
     fn weights(&self) -> Result<Weights, EngineError> {
-        Ok(self.weights())
+        self.weights()
     }
 
     fn load_weights(&mut self, weights: &Weights) -> Result<(), EngineError> {
@@ -99,15 +111,19 @@ impl Engine for StockEngine {
     }
 
     fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
-        Ok(self.optimizer_state())
+        self.optimizer_state()
     }
 
     fn load_optimizer_state(&mut self, state: &OptimizerState, _updates: u64) -> Result<(), EngineError> {
         self.load_optimizer_state(state)
     }
 
-    fn queue_state(&self) -> Option<QueueState> {
+    fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
         self.queue_state()
+    }
+
+    fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {
+        self.loss_scaling()
     }
 
     fn load_queue(&mut self, state: Option<&QueueState>) -> Result<(), EngineError> {

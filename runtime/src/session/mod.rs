@@ -6,6 +6,8 @@ mod encoder;
 mod engine;
 pub mod environment;
 mod options;
+mod placement;
+mod provider;
 mod queue;
 mod state;
 mod stock;
@@ -16,6 +18,8 @@ pub use engine::{Engine, EngineKind};
 pub use options::SessionOptions;
 #[cfg(test)]
 pub(crate) use options::creating;
+pub use placement::{PlacedNode, Placement};
+pub use provider::{ProviderError, ProviderOptions};
 pub use state::{EngineError, OptimizerState, QueueState};
-pub use stock::{StepOutput, StockEngine};
+pub use stock::{LossScaling, StepOutput, StockEngine};
 pub use training_api::TrainingApiEngine;

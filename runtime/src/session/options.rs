@@ -4,19 +4,23 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::operator::OperatorDomain;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
-use super::EngineError;
+use super::placement::Listener;
+use super::{EngineError, PlacedNode, Placement, ProviderOptions};
 
-/// Options of a session on the CPU.
+/// Options of a session.
 #[derive(Clone, Default)]
 pub struct SessionOptions {
     /// Threads of one operator; 0 for one a core.
     pub threads: usize,
     /// Native kernels that replace functions of the graph.
     pub operators: Option<Arc<OperatorDomain>>,
+    /// Where it runs.
+    pub provider: ProviderOptions,
 }
 
 /// Held while a session is created. ONNX Runtime keeps one table of operator domains for the whole process, and two threads
@@ -35,8 +39,60 @@ impl SessionOptions {
     /// Whatever ONNX Runtime reports, with the graph's file.
     pub(crate) fn open(&self, environment: &Environment, file: &Path) -> Result<Session, EngineError> {
         let _creating = creating();
-        let session = self.builder(environment).and_then(|mut builder| builder.commit_from_file(file));
-        session.map_err(|source| EngineError::Graph { file: file.into(), source })
+        let graph_error = |source| EngineError::Graph { file: file.into(), source };
+        let mut builder = self.builder(environment).map_err(graph_error)?;
+        let Some(dispatch) = self.provider.dispatch()? else {
+            return builder.commit_from_file(file).map_err(graph_error);
+        };
+        let listener = Listener::default();
+        let mut builder = builder.with_execution_providers([dispatch]).map_err(|error| self.provider.not_usable(&error.into()))?;
+        builder =
+            builder.with_log_level(LogLevel::Verbose).and_then(|builder| builder.with_logger(listener.logger())).map_err(|error| graph_error(error.into()))?;
+        let session = builder.commit_from_file(file).map_err(|source| match self.provider.memory_advice(&source) {
+            Some(advice) => EngineError::Memory { activity: format!("loading {}", file.display()), source, advice },
+            None => graph_error(source),
+        })?;
+        self.check_placement(&listener.placement(), file)?;
+        Ok(session)
+    }
+
+    /// Where a provider other than the CPU takes the nodes of a graph as it stands in its file, without optimisations.
+    ///
+    /// # Errors
+    /// A provider that is not there, and graphs that ONNX Runtime does not accept.
+    pub fn placement(&self, environment: &Environment, file: &Path) -> Result<Placement, EngineError> {
+        let _creating = creating();
+        let (listener, graph_error) = (Listener::default(), |source| EngineError::Graph { file: file.into(), source });
+        let dispatch = self.provider.dispatch()?;
+        let builder = self.builder(environment).map_err(graph_error)?;
+        let builder = builder.with_execution_providers(dispatch.as_slice()).map_err(|error| self.provider.not_usable(&error.into()))?;
+        let mut builder = builder
+            .with_optimization_level(GraphOptimizationLevel::Disable)
+            .and_then(|builder| builder.with_log_level(LogLevel::Verbose))
+            .and_then(|builder| builder.with_logger(listener.logger()))
+            .map_err(|error| graph_error(error.into()))?;
+        builder.commit_from_file(file).map_err(graph_error)?;
+        Ok(listener.placement())
+    }
+
+    /// Every node must lie on the provider, or be allowed elsewhere by its operator.
+    fn check_placement(&self, placement: &Placement, file: &Path) -> Result<(), EngineError> {
+        let provider = self.provider.name();
+        let elsewhere = placement.elsewhere(provider, &self.provider.allowed_on_cpu);
+        let on_provider = placement.counts.get(provider).copied().unwrap_or(0);
+        // Of a graph that is elsewhere as a whole only the number is known.
+        let count = if on_provider == 0 { placement.counts.values().sum() } else { elsewhere.len() };
+        if !placement.is_known() || on_provider == 0 || !elsewhere.is_empty() {
+            const LISTED: usize = 20;
+            let name = |node: &&PlacedNode| format!("{} {}", node.operator, node.name);
+            let mut nodes: Vec<String> = elsewhere.iter().take(LISTED).map(name).collect();
+            if elsewhere.len() > LISTED {
+                nodes.push(format!("and {} more", elsewhere.len() - LISTED));
+            }
+            return Err(EngineError::Placement { file: file.into(), provider, on_provider, elsewhere: count, nodes: nodes.join(", ") });
+        }
+        tracing::info!("{}: {on_provider} nodes on {provider}, {:?} in all", file.display(), placement.counts);
+        Ok(())
     }
 
     /// Loads a graph from the bytes of its file.

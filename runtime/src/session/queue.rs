@@ -4,29 +4,29 @@ use graphgen::manifest::TensorSpec;
 use ort::session::IoBinding;
 use ort::value::{DynValue, Tensor};
 
-use super::state::{EngineError, QueueState, copy, dimensions, zeros};
+use super::state::{EngineError, HostInput, Memory, QueueState, copy, dimensions, write, zeros};
 
 /// The queue's current rows, and those that the last step would go on with.
 pub(super) struct Queue {
     embeddings: Tensor<f32>,
-    filled: Tensor<i64>,
+    filled: HostInput<i64>,
     next_embeddings: Tensor<f32>,
     next_filled: Tensor<i64>,
 }
 
 impl Queue {
     /// The empty queue of a graph with these inputs; `None` for a graph without one.
-    pub(super) fn of(inputs: &[TensorSpec]) -> ort::Result<Option<Queue>> {
+    pub(super) fn of(inputs: &[TensorSpec], memory: &Memory) -> ort::Result<Option<Queue>> {
         let Some(input) = inputs.iter().find(|input| input.name == "queue/embeddings") else { return Ok(None) };
-        let (embeddings, next_embeddings) = (zeros(&input.shape)?, zeros(&input.shape)?);
-        Ok(Some(Queue { embeddings, filled: zeros(&[1])?, next_embeddings, next_filled: zeros(&[1])? }))
+        let (embeddings, next_embeddings) = (memory.zeros(&input.shape)?, memory.zeros(&input.shape)?);
+        Ok(Some(Queue { embeddings, filled: HostInput::zeros(memory, &[1])?, next_embeddings, next_filled: zeros(&[1])? }))
     }
 
     /// Binds a graph input; `false` if it is none of the queue's.
     pub(super) fn bind_input(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
         match name {
             "queue/embeddings" => binding.bind_input(name, &self.embeddings)?,
-            "queue/filled" => binding.bind_input(name, &self.filled)?,
+            "queue/filled" => return self.filled.bind(binding, name),
             _ => return Ok(false),
         }
         Ok(true)
@@ -49,7 +49,7 @@ impl Queue {
 
     /// The input `queue/filled`.
     pub(super) fn filled_rows(&self) -> &Tensor<i64> {
-        &self.filled
+        self.filled.tensor()
     }
 
     /// Copies a graph output that is the queue's; others are passed over.
@@ -63,18 +63,23 @@ impl Queue {
     }
 
     /// Goes on with the rows of the last step.
-    pub(super) fn advance(&mut self) {
-        self.embeddings.extract_tensor_mut().1.copy_from_slice(self.next_embeddings.extract_tensor().1);
-        self.filled.extract_tensor_mut().1.copy_from_slice(self.next_filled.extract_tensor().1);
+    pub(super) fn advance(&mut self) -> Result<(), EngineError> {
+        if self.embeddings.memory_info().is_cpu_accessible() {
+            self.embeddings.extract_tensor_mut().1.copy_from_slice(self.next_embeddings.extract_tensor().1);
+        } else {
+            self.next_embeddings.copy_into(&mut self.embeddings).map_err(EngineError::run("advancing the queue"))?;
+        }
+        self.filled.write(self.next_filled.extract_tensor().1).map_err(EngineError::run("advancing the queue"))
     }
 
     /// Rows that hold embeddings, and the length.
     pub(super) fn filled(&self) -> (i64, usize) {
-        (self.filled.extract_tensor().1[0], dimensions(&self.embeddings).get(1).copied().unwrap_or(0))
+        (self.filled.data()[0], dimensions(&self.embeddings).get(1).copied().unwrap_or(0))
     }
 
-    pub(super) fn state(&self) -> QueueState {
-        QueueState { embeddings: copy(&self.embeddings), filled: self.filled.extract_tensor().1[0] }
+    pub(super) fn state(&self) -> Result<QueueState, EngineError> {
+        let embeddings = copy(&self.embeddings).map_err(EngineError::run("reading the queue"))?;
+        Ok(QueueState { embeddings, filled: self.filled.data()[0] })
     }
 
     /// Overwrites an engine's queue, if it has one.
@@ -100,8 +105,7 @@ impl Queue {
             let problem = format!("expected shape {:?}, got {:?}", dimensions(&self.embeddings), state.embeddings.shape);
             return Err(EngineError::State { name: "queue".into(), problem });
         }
-        self.embeddings.extract_tensor_mut().1.copy_from_slice(&state.embeddings.data);
-        self.filled.extract_tensor_mut().1[0] = state.filled;
-        Ok(())
+        write(&mut self.embeddings, &state.embeddings.data).map_err(EngineError::run("writing the queue"))?;
+        self.filled.write(&[state.filled]).map_err(EngineError::run("writing the queue"))
     }
 }

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use graphgen::manifest::TensorSpec;
 use graphgen::weights::{WeightTensor, Weights};
 use ort::memory::Allocator;
-use ort::session::IoBinding;
+use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Tensor};
+
+use super::{ProviderError, SessionOptions};
 
 /// What can go wrong in an engine.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,36 @@ pub enum EngineError {
         file: PathBuf,
         /// What ONNX Runtime says.
         source: ort::Error,
+    },
+    /// The provider is not there or does not start.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The device's memory is full.
+    #[error("{activity}: {source}; {advice}")]
+    Memory {
+        /// What was going on.
+        activity: String,
+        /// What ONNX Runtime says.
+        source: ort::Error,
+        /// What to change.
+        advice: &'static str,
+    },
+    /// Nodes lie on another provider than the run's.
+    #[error(
+        "{file}: {on_provider} nodes are on {provider}, {elsewhere} are not: {nodes}. Run graphgen check on the file to see why; operators named in \
+         device.allow_on_cpu may stay on the CPU"
+    )]
+    Placement {
+        /// The graph's file.
+        file: PathBuf,
+        /// ONNX Runtime's name of the provider.
+        provider: &'static str,
+        /// Nodes on it.
+        on_provider: usize,
+        /// Nodes that are elsewhere and not allowed to be.
+        elsewhere: usize,
+        /// Their operators and names.
+        nodes: String,
     },
     /// A failure while a graph runs, or while tensors are made for it.
     #[error("{activity}: {source}")]
@@ -71,12 +103,85 @@ pub struct QueueState {
     pub filled: i64,
 }
 
-/// A zeroed tensor in ONNX Runtime's memory. Only such tensors can be bound as outputs, and only their memory is
-/// shared between sessions rather than copied.
+/// A zeroed tensor in ONNX Runtime's memory on the host. Only such tensors can be bound as outputs, and only their memory
+/// is shared between sessions rather than copied.
 pub(crate) fn zeros<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(shape: &[usize]) -> ort::Result<Tensor<T>> {
     let mut tensor = Tensor::<T>::new(&Allocator::default(), shape)?;
     tensor.extract_tensor_mut().1.fill(T::default());
     Ok(tensor)
+}
+
+/// Where an engine's big tensors are.
+pub(crate) enum Memory {
+    /// In the host's.
+    Host,
+    /// In a device's; what the host reads and writes is copied.
+    Device(Allocator),
+}
+
+impl Memory {
+    /// The memory of a session's provider.
+    pub(super) fn of(options: &SessionOptions, session: &Session) -> Result<Memory, EngineError> {
+        let allocator = options.provider.allocator(session).map_err(EngineError::run("asking for the device's memory"))?;
+        Ok(allocator.map_or(Memory::Host, Memory::Device))
+    }
+
+    /// A zeroed tensor here.
+    pub(crate) fn zeros<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(&self, shape: &[usize]) -> ort::Result<Tensor<T>> {
+        let host = zeros(shape)?;
+        let Memory::Device(allocator) = self else { return Ok(host) };
+        let mut tensor = Tensor::<T>::new(allocator, shape)?;
+        host.copy_into(&mut tensor)?;
+        Ok(tensor)
+    }
+}
+
+/// An input that the host writes. ONNX Runtime copies an input from the host to a device when it is bound, not when a graph
+/// runs: what is bound once has to lie on the device.
+pub(crate) struct HostInput<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug> {
+    host: Tensor<T>,
+    device: Option<Tensor<T>>,
+}
+
+impl<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug> HostInput<T> {
+    pub(crate) fn zeros(memory: &Memory, shape: &[usize]) -> ort::Result<HostInput<T>> {
+        let device = matches!(memory, Memory::Device(_)).then(|| memory.zeros(shape)).transpose()?;
+        Ok(HostInput { host: zeros(shape)?, device })
+    }
+
+    pub(crate) fn write(&mut self, data: &[T]) -> ort::Result<()> {
+        self.host.extract_tensor_mut().1.copy_from_slice(data);
+        self.device.as_mut().map_or(Ok(()), |device| self.host.copy_into(device))
+    }
+
+    /// What was written last.
+    pub(crate) fn data(&self) -> &[T] {
+        self.host.extract_tensor().1
+    }
+
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        dimensions(&self.host)
+    }
+
+    /// What a graph reads.
+    pub(crate) fn tensor(&self) -> &Tensor<T> {
+        self.device.as_ref().unwrap_or(&self.host)
+    }
+
+    pub(crate) fn bind(&self, binding: &mut IoBinding, name: &str) -> ort::Result<bool> {
+        binding.bind_input(name, self.tensor()).map(|()| true)
+    }
+}
+
+/// Copies elements into a tensor wherever it is.
+pub(crate) fn write<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(tensor: &mut Tensor<T>, data: &[T]) -> ort::Result<()> {
+    if tensor.memory_info().is_cpu_accessible() {
+        tensor.extract_tensor_mut().1.copy_from_slice(data);
+        return Ok(());
+    }
+    let mut host = zeros::<T>(&dimensions(tensor))?;
+    host.extract_tensor_mut().1.copy_from_slice(data);
+    host.copy_into(tensor)
 }
 
 /// f32 tensors by name.
@@ -84,14 +189,19 @@ pub(crate) fn zeros<T: PrimitiveTensorElementType + Copy + Default + std::fmt::D
 pub(crate) struct Tensors(BTreeMap<String, Tensor<f32>>);
 
 impl Tensors {
-    /// One zeroed tensor for each name and spec.
+    /// One zeroed tensor for each name and spec, on the host.
     pub(crate) fn zeros<'a>(specs: impl IntoIterator<Item = (&'a str, &'a TensorSpec)>) -> Result<Tensors, EngineError> {
+        Tensors::zeros_in(&Memory::Host, specs)
+    }
+
+    /// One zeroed tensor for each name and spec.
+    pub(crate) fn zeros_in<'a>(memory: &Memory, specs: impl IntoIterator<Item = (&'a str, &'a TensorSpec)>) -> Result<Tensors, EngineError> {
         let mut tensors = BTreeMap::new();
         for (name, spec) in specs {
             if spec.dtype != "f32" {
                 return Err(EngineError::State { name: name.into(), problem: format!("expected type f32, the manifest says {}", spec.dtype) });
             }
-            let tensor = zeros(&spec.shape).map_err(EngineError::run(format!("allocating {name}")))?;
+            let tensor = memory.zeros(&spec.shape).map_err(EngineError::run(format!("allocating {name}")))?;
             tensors.insert(name.to_owned(), tensor);
         }
         Ok(Tensors(tensors))
@@ -115,8 +225,9 @@ impl Tensors {
         self.0.extend(more.0);
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<WeightTensor> {
-        self.0.get(name).map(copy)
+    /// A copy of a tensor; `None` if there is none of the name.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<WeightTensor>, EngineError> {
+        self.0.get(name).map(|tensor| copy(tensor).map_err(EngineError::run(format!("reading {name}")))).transpose()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<f32>)> {
@@ -124,8 +235,9 @@ impl Tensors {
     }
 
     /// Copies of all tensors.
-    pub(crate) fn to_weights(&self) -> Weights {
-        self.0.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect()
+    pub(crate) fn to_weights(&self) -> Result<Weights, EngineError> {
+        let copies = self.0.iter().map(|(name, tensor)| Ok((name.clone(), copy(tensor).map_err(EngineError::run(format!("reading {name}")))?)));
+        copies.collect()
     }
 
     /// Whether `weights` holds every tensor in its shape.
@@ -143,12 +255,13 @@ impl Tensors {
     }
 
     /// Overwrites all tensors that `weights` names; [`check`](Self::check) first.
-    pub(crate) fn load(&mut self, weights: &Weights) {
+    pub(crate) fn load(&mut self, weights: &Weights) -> Result<(), EngineError> {
         for (name, tensor) in &mut self.0 {
             if let Some(weight) = weights.get(name) {
-                tensor.extract_tensor_mut().1.copy_from_slice(&weight.data);
+                write(tensor, &weight.data).map_err(EngineError::run(format!("writing {name}")))?;
             }
         }
+        Ok(())
     }
 }
 
@@ -156,6 +269,17 @@ pub(crate) fn dimensions<T: PrimitiveTensorElementType + std::fmt::Debug>(tensor
     tensor.shape().iter().map(|&dimension| usize::try_from(dimension).expect("tensors have no negative dimensions")).collect()
 }
 
-pub(crate) fn copy(tensor: &Tensor<f32>) -> WeightTensor {
-    WeightTensor { shape: dimensions(tensor), data: tensor.extract_tensor().1.to_vec() }
+/// A copy on the host.
+pub(crate) fn copy(tensor: &Tensor<f32>) -> ort::Result<WeightTensor> {
+    Ok(WeightTensor { shape: dimensions(tensor), data: read(tensor)? })
+}
+
+/// The elements of a tensor wherever it is.
+pub(crate) fn read<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(tensor: &Tensor<T>) -> ort::Result<Vec<T>> {
+    if tensor.memory_info().is_cpu_accessible() {
+        return Ok(tensor.extract_tensor().1.to_vec());
+    }
+    let mut host = zeros::<T>(&dimensions(tensor))?;
+    tensor.copy_into(&mut host)?;
+    Ok(host.extract_tensor().1.to_vec())
 }

@@ -18,7 +18,7 @@ use super::SessionOptions;
 use super::accumulation::Accumulation;
 use super::bound::Bound;
 use super::queue::Queue;
-use super::state::{EngineError, OptimizerState, QueueState, Tensors, dimensions, zeros};
+use super::state::{EngineError, HostInput, OptimizerState, QueueState, Tensors, read, write, zeros};
 
 /// What the forward and backward passes of one step give the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +27,24 @@ pub struct StepOutput {
     pub loss: f32,
     /// The graph's `stats/…` scalars, without the prefix.
     pub stats: BTreeMap<String, f32>,
+    /// In mixed precision, a gradient was not finite: [`StockEngine::update`] will leave parameters and optimizer state as
+    /// they are and lower the loss scale.
+    pub overflowed: bool,
 }
+
+/// The state of loss scaling in mixed precision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossScaling {
+    /// What the loss is multiplied by.
+    pub scale: f32,
+    /// Updates that were skipped since the run began.
+    pub skipped_steps: f32,
+}
+
+/// The optimizer's scalars of loss scaling, and those that are read.
+const LOSS_SCALING: &str = "loss_scaling/";
+const LOSS_SCALE: &str = "loss_scaling/scale";
+const SKIPPED_STEPS: &str = "loss_scaling/skipped_steps";
 
 /// The sessions of a step and their shared state.
 pub struct StockEngine {
@@ -35,15 +52,17 @@ pub struct StockEngine {
     optimizer: Bound,
     /// With several micro-batches a step.
     accumulation: Option<Accumulation>,
-    crops: Vec<Tensor<u8>>,
+    crops: Vec<HostInput<u8>>,
     parameters: Tensors,
     statistics: Tensors,
     gradients: Tensors,
     moments: Tensors,
     step: Option<Tensor<i64>>,
     queue: Option<Queue>,
-    learning_rate: Tensor<f32>,
-    train_prototypes: Tensor<bool>,
+    /// In mixed precision: written by the training step, read by the optimizer.
+    gradients_finite: Option<Tensor<bool>>,
+    learning_rate: HostInput<f32>,
+    train_prototypes: HostInput<bool>,
     loss: Tensor<f32>,
     stats: Tensors,
     requested: Tensors,
@@ -59,21 +78,29 @@ impl StockEngine {
         let mut train_step = Bound::open(environment, directory, &manifest.train_step, options)?;
         let mut optimizer = Bound::open(environment, directory, &manifest.optimizer, options)?;
 
-        let mut parameters = Tensors::zeros(manifest.parameters.iter().map(|spec| (spec.name.as_str(), spec)))?;
-        let mut statistics = Tensors::zeros(manifest.running_statistics.iter().map(|spec| (spec.name.as_str(), spec)))?;
-        let mut gradients = Tensors::zeros(named(&manifest.train_step.outputs, |name| name.starts_with("grad/")))?;
-        let mut moments = Tensors::zeros(named(&manifest.optimizer.inputs, |name| name.starts_with("momentum/") || name.starts_with("variance/")))?;
+        let memory = train_step.memory(options)?;
+        let mut parameters = Tensors::zeros_in(&memory, manifest.parameters.iter().map(|spec| (spec.name.as_str(), spec)))?;
+        let mut statistics = Tensors::zeros_in(&memory, manifest.running_statistics.iter().map(|spec| (spec.name.as_str(), spec)))?;
+        let mut gradients = Tensors::zeros_in(&memory, named(&manifest.train_step.outputs, |name| name.starts_with("grad/")))?;
+        let of_optimizer = |name: &str| ["momentum/", "variance/", LOSS_SCALING].iter().any(|prefix| name.starts_with(prefix));
+        let mut moments = Tensors::zeros_in(&memory, named(&manifest.optimizer.inputs, of_optimizer))?;
+        if let Some(scale) = manifest.initial_loss_scale {
+            moments.load(&Weights::from([(LOSS_SCALE.to_owned(), WeightTensor { shape: vec![1], data: vec![scale as f32] })]))?;
+        }
         let mut stats = Tensors::zeros(named(&manifest.train_step.outputs, |name| name.starts_with("stats/")))?;
 
         let allocating = || EngineError::run("allocating the engine's tensors");
-        let mut step = manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| zeros::<i64>(&[1])).transpose().map_err(allocating())?;
+        let mut gradients_finite = manifest.initial_loss_scale.map(|_| memory.zeros::<bool>(&[1])).transpose().map_err(allocating())?;
+        let mut step =
+            manifest.optimizer.inputs.iter().find(|input| input.name == "step").map(|_| memory.zeros::<i64>(&[1])).transpose().map_err(allocating())?;
         let accumulation = manifest.accumulation.as_ref();
-        let mut queue = Queue::of(&accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step).inputs).map_err(allocating())?;
-        let (learning_rate, train_prototypes) = (zeros::<f32>(&[1]).map_err(allocating())?, zeros::<bool>(&[1]).map_err(allocating())?);
+        let mut queue = Queue::of(&accumulation.map_or(&manifest.train_step, |accumulation| &accumulation.assign_step).inputs, &memory).map_err(allocating())?;
+        let (learning_rate, train_prototypes) =
+            (HostInput::zeros(&memory, &[1]).map_err(allocating())?, HostInput::zeros(&memory, &[1]).map_err(allocating())?);
         let mut loss = zeros::<f32>(&[1]).map_err(allocating())?;
         let mut crops = Vec::new();
         while let Some(input) = manifest.train_step.inputs.iter().find(|input| input.name == format!("crops/{}", crops.len())) {
-            crops.push(zeros::<u8>(&input.shape).map_err(allocating())?);
+            crops.push(HostInput::zeros(&memory, &input.shape).map_err(allocating())?);
         }
         if crops.is_empty() {
             return Err(train_step.contract("expected an input crops/0, found none"));
@@ -81,12 +108,15 @@ impl StockEngine {
 
         let bind_state = |binding: &mut IoBinding, name: &str| {
             if let Some(index) = name.strip_prefix("crops/").and_then(|index| index.parse::<usize>().ok()) {
-                return crops.get(index).map_or(Ok(false), |crops| binding.bind_input(name, crops).map(|()| true));
+                return crops.get(index).map_or(Ok(false), |crops: &HostInput<u8>| crops.bind(binding, name));
+            }
+            if name == "loss_scale" {
+                return moments.bind_input(binding, LOSS_SCALE, name);
             }
             parameters.bind_input(binding, name, name)
         };
         let inputs = &manifest.train_step.inputs;
-        let open = |accumulation| Accumulation::open(environment, directory, accumulation, inputs, options, bind_state, queue.as_mut());
+        let open = |accumulation| Accumulation::open(environment, directory, accumulation, inputs, options, bind_state, queue.as_mut(), &memory);
         let accumulation = accumulation.map(open).transpose()?;
         train_step.bind_inputs(|binding, name| {
             if bind_state(binding, name)? || statistics.bind_input(binding, name, name)? {
@@ -99,8 +129,9 @@ impl StockEngine {
             }
         })?;
         optimizer.bind_inputs(|binding, name| match (name, &step) {
-            ("learning_rate", _) => binding.bind_input(name, &learning_rate).map(|()| true),
-            ("train_prototypes", _) => binding.bind_input(name, &train_prototypes).map(|()| true),
+            ("gradients_finite", _) => gradients_finite.as_ref().map_or(Ok(false), |finite| binding.bind_input(name, finite).map(|()| true)),
+            ("learning_rate", _) => learning_rate.bind(binding, name),
+            ("train_prototypes", _) => train_prototypes.bind(binding, name),
             ("step", Some(step)) => binding.bind_input(name, step).map(|()| true),
             _ => Ok(parameters.bind_input(binding, name, name)? || gradients.bind_input(binding, name, name)? || moments.bind_input(binding, name, name)?),
         })?;
@@ -109,6 +140,9 @@ impl StockEngine {
         train_step.bind_outputs(&manifest.train_step.outputs, |binding, name| {
             if name == "loss" {
                 return binding.bind_output(name, &mut loss).map(|()| true);
+            }
+            if let ("gradients_finite", Some(finite)) = (name, &mut gradients_finite) {
+                return binding.bind_output(name, finite).map(|()| true);
             }
             let of_queue = queue.as_mut().map_or(Ok(false), |queue| queue.bind_output(binding, name))?;
             let of_statistics = name.strip_prefix("next/").map_or(Ok(false), |statistic| statistics.bind_output(binding, statistic, name))?;
@@ -135,6 +169,7 @@ impl StockEngine {
             moments,
             step,
             queue,
+            gradients_finite,
             learning_rate,
             train_prototypes,
             loss,
@@ -152,22 +187,23 @@ impl StockEngine {
     /// # Errors
     /// Slices of the wrong size, and whatever ONNX Runtime reports.
     pub fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
-        check_crops(&self.crops, crops, self.accumulation.as_ref().map_or(1, Accumulation::count))?;
+        let shapes: Vec<Vec<usize>> = self.crops.iter().map(HostInput::shape).collect();
+        check_crops(&shapes, crops, self.accumulation.as_ref().map_or(1, Accumulation::count))?;
         let loss = match &mut self.accumulation {
             None => {
-                load_crops(&mut self.crops, crops, 0);
+                load_crops(&mut self.crops, crops, 0)?;
                 self.train_step.run()?;
                 scalar(&self.loss)
             }
             Some(accumulation) => {
                 for micro in 0..accumulation.count() {
-                    load_crops(&mut self.crops, crops, micro);
+                    load_crops(&mut self.crops, crops, micro)?;
                     accumulation.embed(micro)?;
                 }
                 accumulation.assign()?;
                 let mut sum = 0.0;
                 for micro in 0..accumulation.count() {
-                    load_crops(&mut self.crops, crops, micro);
+                    load_crops(&mut self.crops, crops, micro)?;
                     accumulation.select(micro, &mut self.train_step)?;
                     self.train_step.run()?;
                     sum += f64::from(scalar(&self.loss));
@@ -177,7 +213,18 @@ impl StockEngine {
         };
         let over_all = self.accumulation.iter().flat_map(|accumulation| accumulation.stats().iter());
         let stats = self.stats.iter().chain(over_all).map(|(name, tensor)| (name.trim_start_matches("stats/").to_owned(), scalar(tensor)));
-        Ok(StepOutput { loss, stats: stats.collect() })
+        let finite = self.gradients_finite.as_ref().map(read).transpose().map_err(EngineError::run("reading gradients_finite"))?;
+        let overflowed = finite.is_some_and(|finite| !finite[0]);
+        Ok(StepOutput { loss, stats: stats.collect(), overflowed })
+    }
+
+    /// Loss scale and skipped steps; `None` in f32.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {
+        let scalar = |name: &str| Ok::<_, EngineError>(self.moments.get(name)?.and_then(|tensor| tensor.data.first().copied()));
+        Ok(scalar(LOSS_SCALE)?.zip(scalar(SKIPPED_STEPS)?).map(|(scale, skipped_steps)| LossScaling { scale, skipped_steps }))
     }
 
     /// Updates parameters and optimizer state from the gradients of the last [`forward_backward`](Self::forward_backward).
@@ -186,16 +233,17 @@ impl StockEngine {
     /// # Errors
     /// Whatever ONNX Runtime reports.
     pub fn update(&mut self, learning_rate: f32, train_prototypes: bool) -> Result<(), EngineError> {
-        self.learning_rate.extract_tensor_mut().1[0] = learning_rate;
-        self.train_prototypes.extract_tensor_mut().1[0] = train_prototypes;
+        let written = self.learning_rate.write(&[learning_rate]).and_then(|()| self.train_prototypes.write(&[train_prototypes]));
+        written.map_err(EngineError::run("writing the optimizer's scalars"))?;
         self.optimizer.run()
     }
 
     /// Takes the embeddings of the last step into the queue. Until it is called, `next/queue/…` are discarded.
-    pub fn advance_queue(&mut self) {
-        if let Some(queue) = &mut self.queue {
-            queue.advance();
-        }
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn advance_queue(&mut self) -> Result<(), EngineError> {
+        self.queue.as_mut().map_or(Ok(()), Queue::advance)
     }
 
     /// Rows of the queue that hold embeddings, and its length; `None` without a queue.
@@ -204,10 +252,13 @@ impl StockEngine {
     }
 
     /// Parameters and running statistics.
-    pub fn weights(&self) -> Weights {
-        let mut weights = self.parameters.to_weights();
-        weights.extend(self.statistics.to_weights());
-        weights
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn weights(&self) -> Result<Weights, EngineError> {
+        let mut weights = self.parameters.to_weights()?;
+        weights.extend(self.statistics.to_weights()?);
+        Ok(weights)
     }
 
     /// Overwrites parameters and running statistics; `…num_batches_tracked` is ignored.
@@ -222,14 +273,17 @@ impl StockEngine {
             let problem = "the preset's network has no such parameter".to_owned();
             return Err(EngineError::State { name: name.clone(), problem });
         }
-        self.parameters.load(weights);
-        self.statistics.load(weights);
-        Ok(())
+        self.parameters.load(weights)?;
+        self.statistics.load(weights)
     }
 
-    /// Momentum and the like.
-    pub fn optimizer_state(&self) -> OptimizerState {
-        OptimizerState { moments: self.moments.to_weights(), step: self.step.as_ref().map(|step| step.extract_tensor().1[0]) }
+    /// Momentum and the like; in mixed precision also that of loss scaling.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
+        let step = self.step.as_ref().map(read).transpose().map_err(EngineError::run("reading step"))?;
+        Ok(OptimizerState { moments: self.moments.to_weights()?, step: step.map(|step| step[0]) })
     }
 
     /// Overwrites momentum and the like.
@@ -239,17 +293,19 @@ impl StockEngine {
     pub fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<(), EngineError> {
         self.moments.check(&state.moments)?;
         match (&mut self.step, state.step) {
-            (Some(tensor), Some(step)) => tensor.extract_tensor_mut().1[0] = step,
+            (Some(tensor), Some(step)) => write(tensor, &[step]).map_err(EngineError::run("writing step"))?,
             (None, None) => {}
             _ => return Err(EngineError::State { name: "step".into(), problem: "the saved state belongs to another optimizer".into() }),
         }
-        self.moments.load(&state.moments);
-        Ok(())
+        self.moments.load(&state.moments)
     }
 
     /// The queue; `None` without one.
-    pub fn queue_state(&self) -> Option<QueueState> {
-        self.queue.as_ref().map(Queue::state)
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
+        self.queue.as_ref().map(Queue::state).transpose()
     }
 
     /// Overwrites the queue.
@@ -286,22 +342,26 @@ impl StockEngine {
 
     /// A requested output or a gradient of the last step. With several micro-batches, a gradient is their mean and an
     /// output the last one's.
-    pub fn output(&self, name: &str) -> Option<WeightTensor> {
-        self.requested.get(name).or_else(|| self.gradients.get(name))
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn output(&self, name: &str) -> Result<Option<WeightTensor>, EngineError> {
+        Ok(self.requested.get(name)?.or(self.gradients.get(name)?))
     }
 }
 
-/// Whether there is a slice of the right size for each group of crops, over `count` micro-batches.
-pub(super) fn check_crops(tensors: &[Tensor<u8>], crops: &[&[u8]], count: usize) -> Result<(), EngineError> {
-    if crops.len() != tensors.len() {
-        let problem = format!("expected {} groups of crops, got {}", tensors.len(), crops.len());
+/// Whether there is a slice of the right size for each group of crops, over `count` micro-batches. `shapes`: those of the
+/// graph's inputs.
+pub(super) fn check_crops(shapes: &[Vec<usize>], crops: &[&[u8]], count: usize) -> Result<(), EngineError> {
+    if crops.len() != shapes.len() {
+        let problem = format!("expected {} groups of crops, got {}", shapes.len(), crops.len());
         return Err(EngineError::State { name: "crops".into(), problem });
     }
-    for (index, (tensor, bytes)) in tensors.iter().zip(crops).enumerate() {
-        let expected = count * tensor.shape().num_elements();
+    for (index, (shape, bytes)) in shapes.iter().zip(crops).enumerate() {
+        let expected = count * shape.iter().product::<usize>();
         if bytes.len() != expected {
             let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
-            let problem = format!("expected {expected} bytes for {times}shape {:?}, got {}", dimensions(tensor), bytes.len());
+            let problem = format!("expected {expected} bytes for {times}shape {shape:?}, got {}", bytes.len());
             return Err(EngineError::State { name: format!("crops/{index}"), problem });
         }
     }
@@ -309,11 +369,12 @@ pub(super) fn check_crops(tensors: &[Tensor<u8>], crops: &[&[u8]], count: usize)
 }
 
 /// Copies the crops of one micro-batch; [`check_crops`] has checked the sizes.
-fn load_crops(tensors: &mut [Tensor<u8>], crops: &[&[u8]], micro: usize) {
-    for (tensor, bytes) in tensors.iter_mut().zip(crops) {
-        let pixels = tensor.extract_tensor_mut().1;
-        pixels.copy_from_slice(&bytes[micro * pixels.len()..][..pixels.len()]);
+fn load_crops(inputs: &mut [HostInput<u8>], crops: &[&[u8]], micro: usize) -> Result<(), EngineError> {
+    for (input, bytes) in inputs.iter_mut().zip(crops) {
+        let pixels = input.data().len();
+        input.write(&bytes[micro * pixels..][..pixels]).map_err(EngineError::run("writing the crops"))?;
     }
+    Ok(())
 }
 
 /// The specs of wanted names.

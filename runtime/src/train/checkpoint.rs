@@ -73,7 +73,7 @@ impl Checkpoint {
     /// # Errors
     /// Whatever the engine reports.
     pub fn of(engine: &dyn Engine, progress: Progress) -> Result<Checkpoint, TrainError> {
-        Ok(Checkpoint { progress, weights: engine.weights()?, optimizer: engine.optimizer_state()?, queue: engine.queue_state() })
+        Ok(Checkpoint { progress, weights: engine.weights()?, optimizer: engine.optimizer_state()?, queue: engine.queue_state()? })
     }
 
     /// Overwrites the engine's state.

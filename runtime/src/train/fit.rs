@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use graphgen::manifest::Manifest;
-use graphgen::preset::{Preset, SinkhornKernel};
+use graphgen::preset::{Preset, Provider, SinkhornKernel};
 use ort::environment::Environment;
 
 use super::setup::Setup;
 use super::{ProbeOptions, StepMetrics, TrainError};
 use crate::kernels::{KernelSet, native_operators};
-use crate::session::{EngineError, EngineKind, SessionOptions, StockEngine};
+use crate::session::{EngineError, EngineKind, ProviderOptions, SessionOptions, StockEngine};
 
 /// Where the graphs come from.
 #[derive(Debug, Clone)]
@@ -109,14 +109,16 @@ pub fn open_engine_with(
 
 /// What the sessions of a preset's graphs have in common.
 pub(super) fn session_options(manifest: &Manifest, threads: usize, kernels: KernelSet) -> Result<SessionOptions, EngineError> {
+    // The other native kernels are the CPU's.
+    let kernels = if manifest.preset.train.provider == Provider::Cpu { kernels } else { KernelSet::Functions };
     let domain = native_operators(kernels, sinkhorn_threads(manifest, threads)).map_err(EngineError::run("registering the native kernels"))?;
-    Ok(SessionOptions { threads, operators: domain.map(Arc::new) })
+    Ok(SessionOptions { threads, operators: domain.map(Arc::new), provider: ProviderOptions::of(&manifest.preset) })
 }
 
 /// Threads of the native Sinkhorn-Knopp; `None` where the preset wants the function's body.
 pub(super) fn sinkhorn_threads(manifest: &Manifest, threads: usize) -> Option<usize> {
-    match manifest.preset.train.sinkhorn {
-        SinkhornKernel::Graph => None,
+    match manifest.preset.train.resolved_sinkhorn() {
+        SinkhornKernel::Graph | SinkhornKernel::Auto => None,
         SinkhornKernel::Native if threads == 0 => Some(std::thread::available_parallelism().map_or(1, usize::from)),
         SinkhornKernel::Native => Some(threads),
     }

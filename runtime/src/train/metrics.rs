@@ -34,6 +34,12 @@ pub struct StepMetrics {
     pub feature_std: Option<f32>,
     /// L2 norm of all gradients.
     pub grad_norm: Option<f32>,
+    /// What the loss was multiplied by before the backward pass; absent in f32.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub loss_scale: Option<f32>,
+    /// Steps of the run that changed nothing because a gradient was not finite, this one included; absent in f32.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub skipped_steps: Option<f32>,
     /// Rows of the queue that hold embeddings; absent without a queue.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub queue_filled: Option<i64>,
@@ -63,7 +69,10 @@ impl StepMetrics {
             code_entropy: stat("code_entropy"),
             live_prototypes: stat("live_prototypes"),
             feature_std: stat("feature_std"),
-            grad_norm: stat("grad_norm"),
+            // JSON has no infinity.
+            grad_norm: stat("grad_norm").filter(|norm| norm.is_finite()),
+            loss_scale: stat("loss_scale"),
+            skipped_steps: stat("skipped_steps"),
             queue_filled: report.queue.map(|(filled, _)| filled),
             queue_active: report.queue.map(|(filled, length)| filled == length as i64),
             probe_knn: None,

@@ -90,7 +90,7 @@ impl Probe {
     /// Images that cannot be read, and whatever the encoder reports.
     pub fn measure(&self, environment: &Environment, preset: &Preset, weights: &Weights) -> Result<ProbeScores, TrainError> {
         let model = artifacts::encoder(preset, weights, &EncoderOptions::default())?;
-        let mut encoder = Encoder::from_bytes(environment, &model, &SessionOptions { threads: self.threads, operators: None })?;
+        let mut encoder = Encoder::from_bytes(environment, &model, &SessionOptions { threads: self.threads, ..SessionOptions::default() })?;
         let mut labelled = |dataset: &Arc<Dataset>| -> Result<_, EvalError> {
             let features = extract(&mut encoder, dataset, &Extraction { workers: preset.train.workers, ..Extraction::default() }, |_| {})?;
             let labels = features.labels_among(dataset, self.train.class_names())?;

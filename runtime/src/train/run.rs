@@ -210,6 +210,7 @@ pub(super) fn differences(earlier: &Preset, now: &Preset) -> Vec<String> {
         preset.train.workers = 0;
         preset.train.checkpoint_every_steps = 0;
         preset.train.checkpoint_every_epochs = 0;
+        preset.device = graphgen::preset::Device::default();
         serde_json::to_value(preset).expect("a preset has only JSON types")
     };
     let (earlier, now) = (comparable(earlier), comparable(now));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use graphgen::methods::loss_scaling::SMALLEST_SCALE;
 use graphgen::preset::Preset;
 
 use super::{LearningRate, TrainError};
@@ -18,7 +19,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Swapped prediction loss, before the update.
     pub loss: f32,
-    /// Scalars of the graph: `code_entropy`, `live_prototypes`, `feature_std`, `grad_norm`.
+    /// Scalars of the graph: `code_entropy`, `live_prototypes`, `feature_std`, `grad_norm`; in mixed precision also the
+    /// step's `loss_scale` and the run's `skipped_steps`.
     pub stats: BTreeMap<String, f32>,
     /// Rows of the queue that hold embeddings, and its length; `None` without a queue.
     pub queue: Option<(i64, usize)>,
@@ -72,11 +74,20 @@ impl Trainer {
         // 2. to 5. and the backward pass of 6. are the engine's: normalised prototypes, forward, codes, loss, gradients;
         // with several micro-batches, the mean of their gradients.
         let output = self.engine.forward_backward(crops)?;
-        check_finite(step, &output.loss, &output.stats)?;
+        let (loss, mut stats, overflowed) = (output.loss, output.stats, output.overflowed);
+        // In mixed precision an overflow is no error: the optimizer skips the step and lowers the loss scale.
+        let scaling = self.engine.loss_scaling()?;
+        if !overflowed || scaling.is_none_or(|scaling| f64::from(scaling.scale) <= SMALLEST_SCALE) {
+            check_finite(step, &loss, &stats)?;
+        }
+        if let Some(scaling) = scaling {
+            stats.insert("loss_scale".into(), scaling.scale);
+            stats.insert("skipped_steps".into(), scaling.skipped_steps + f32::from(u8::from(overflowed)));
+        }
 
         // The queue shifts in the forward pass; before its first epoch there is none yet, and its rows are dropped.
-        if epoch >= self.queue_starts {
-            self.engine.advance_queue();
+        if epoch >= self.queue_starts && !overflowed {
+            self.engine.advance_queue()?;
         }
 
         // 6. The prototypes stay as they are at first.
@@ -86,7 +97,7 @@ impl Trainer {
         self.engine.update(learning_rate as f32, train_prototypes)?;
 
         self.step += 1;
-        Ok(StepReport { step, epoch, learning_rate, loss: output.loss, stats: output.stats, queue: self.engine.queue_filled() })
+        Ok(StepReport { step, epoch, learning_rate, loss, stats, queue: self.engine.queue_filled() })
     }
 }
 

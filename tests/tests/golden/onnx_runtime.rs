@@ -46,7 +46,7 @@ pub fn in_onnx_runtime(graph: &Graph, inputs: &Inputs, variant: Variant) -> BTre
         Variant::Portable => (Target::Portable, None),
     };
     let model = write_model(graph, "golden", &ModelOptions::new(target)).expect("a model");
-    let options = SessionOptions { threads: 1, operators: operators.map(Arc::new) };
+    let options = SessionOptions { threads: 1, operators: operators.map(Arc::new), ..SessionOptions::default() };
     let mut session = options.open_bytes(&environment, &encode(&model).expect("a model")).expect("a graph that ONNX Runtime takes");
     let tensors: Vec<(String, DynValue)> = graph
         .inputs()
@@ -72,6 +72,7 @@ fn tensor(shape: Vec<usize>, data: &TensorData) -> ort::Result<DynValue> {
         TensorData::U8(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
         TensorData::I64(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
         TensorData::Bool(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
+        TensorData::F16(_) => return Err(ort::Error::new("the goldens are in f32")),
     })
 }
 

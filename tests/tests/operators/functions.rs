@@ -18,7 +18,7 @@ use ndarray::Axis;
 
 use super::harness::{Case, FEW_ROUNDINGS, Input, Random, case, check_bodies, check_graph, check_on_onnx_runtime, sum_of};
 
-const TARGETS: [Target; 2] = [Target::Portable, Target::Cpu];
+const TARGETS: [Target; 4] = [Target::Portable, Target::Cpu, Target::Cuda, Target::Directml];
 
 /// Both are computed in f64 with exact constants; the formulas may differ in their order.
 const SAME_FORMULA: f64 = 1e-9;
@@ -103,10 +103,11 @@ fn max_pool_gradients() -> Vec<Case> {
         // The last one's zeros are filled by a node instead of stored in the file.
         for [channels, height, width] in [[3, 8, 8], [3, 9, 7], [32, 16, 17]] {
             let x = r.normal(&[2, channels, height, width]);
-            let pooled = MaxPool { window: Window { kernel, stride, padding } };
+            let window = Window { kernel, stride, padding };
+            let pooled = MaxPool { window };
             let indices = Op::from(pooled).eval(&[&x.values]).remove(1);
             let dy = r.normal(indices.shape());
-            cases.push(case(MaxPoolGrad { input_size: [height, width] }, [dy, Input::from_array(DType::I64, indices)], FEW_ROUNDINGS));
+            cases.push(case(MaxPoolGrad { window, input_size: [height, width] }, [dy, Input::from_array(DType::I64, indices)], FEW_ROUNDINGS));
         }
     }
     cases

@@ -21,9 +21,9 @@ use ort::value::{DynValue, Tensor};
 use self::ffi::AnyTensor;
 use super::options::creating;
 use super::queue::Queue;
-use super::state::zeros;
+use super::state::{Memory, dimensions, zeros};
 use super::stock::check_crops;
-use super::{Engine, EngineError, OptimizerState, QueueState, SessionOptions, StepOutput};
+use super::{Engine, EngineError, LossScaling, OptimizerState, QueueState, SessionOptions, StepOutput};
 
 /// The training session of a run.
 pub struct TrainingApiEngine {
@@ -94,7 +94,7 @@ impl TrainingApiEngine {
         let allocating = || EngineError::run("allocating the engine's tensors");
         let crops = spec.inputs.iter().filter(|input| input.name.starts_with("crops/")).map(|input| zeros::<u8>(&input.shape));
         let crops = crops.collect::<ort::Result<Vec<_>>>().map_err(allocating())?;
-        let queue = Queue::of(&spec.inputs).map_err(allocating())?;
+        let queue = Queue::of(&spec.inputs, &Memory::Host).map_err(allocating())?;
         let training_model = training_api::with_native_kernels(&read(training_api::TRAINING_MODEL_FILE)?, native);
         let source = Source {
             environment: environment.clone(),
@@ -156,7 +156,7 @@ fn scalar(value: &DynValue) -> ort::Result<f32> {
 
 impl Engine for TrainingApiEngine {
     fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
-        check_crops(&self.crops, crops, 1)?;
+        check_crops(&self.crops.iter().map(dimensions).collect::<Vec<_>>(), crops, 1)?;
         for (tensor, bytes) in self.crops.iter_mut().zip(crops) {
             tensor.extract_tensor_mut().1.copy_from_slice(bytes);
         }
@@ -174,7 +174,7 @@ impl Engine for TrainingApiEngine {
             inputs.push(tensor.ok_or_else(|| self.source.contract(format!("input {} is none of the contract's", spec.name)))?);
         }
         let outputs = ffi::train_step(&mut self.trainer, &inputs, self.source.spec.outputs.len()).map_err(running())?;
-        let mut step = StepOutput { loss: f32::NAN, stats: BTreeMap::new() };
+        let mut step = StepOutput { loss: f32::NAN, stats: BTreeMap::new(), overflowed: false };
         for (spec, value) in self.source.spec.outputs.iter().zip(&outputs) {
             let name = spec.name.as_str();
             if name == "loss" {
@@ -188,10 +188,8 @@ impl Engine for TrainingApiEngine {
         Ok(step)
     }
 
-    fn advance_queue(&mut self) {
-        if let Some(queue) = &mut self.queue {
-            queue.advance();
-        }
+    fn advance_queue(&mut self) -> Result<(), EngineError> {
+        self.queue.as_mut().map_or(Ok(()), Queue::advance)
     }
 
     /// The optimizer's graph knows from its own count of updates whether the prototypes are frozen: `train_prototypes` says
@@ -258,8 +256,12 @@ impl Engine for TrainingApiEngine {
         Ok(())
     }
 
-    fn queue_state(&self) -> Option<QueueState> {
-        self.queue.as_ref().map(Queue::state)
+    fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
+        self.queue.as_ref().map(Queue::state).transpose()
+    }
+
+    fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {
+        Ok(None)
     }
 
     fn load_queue(&mut self, state: Option<&QueueState>) -> Result<(), EngineError> {

@@ -1,0 +1,127 @@
+use super::*;
+use crate::functions::batch_norm::BatchNormTrain;
+use crate::functions::l2_normalize::L2Normalize;
+use crate::functions::max_pool_grad::MaxPoolGrad;
+use crate::ir::{DType, Graph, TensorType};
+use crate::onnx::{ModelOptions, write_model};
+use crate::ops::conv::Window;
+use crate::ops::{BatchNormalizationTraining, Op, ScatterElements};
+use crate::preset::Target;
+
+const PROVIDERS: [ExecutionProvider; 4] = [ExecutionProvider::Cpu, ExecutionProvider::Cuda, ExecutionProvider::CudaNhwc, ExecutionProvider::Directml];
+
+/// One operator on inputs of these types.
+fn model(op: impl Into<Op>, inputs: &[TensorType], target: Target) -> ModelProto {
+    let mut g = Graph::new();
+    let inputs: Vec<_> = inputs.iter().enumerate().map(|(index, ty)| g.input(&format!("x{index}"), ty.clone())).collect();
+    let outputs = g.apply_all(op, &inputs).expect("shapes fit");
+    for (index, output) in outputs.into_iter().enumerate() {
+        g.output(&format!("y{index}"), output);
+    }
+    write_model(&g, "test", &ModelOptions::new(target)).expect("written")
+}
+
+fn refusals(model: &ModelProto, provider: ExecutionProvider) -> Vec<Refusal> {
+    check(model, provider, &[]).refusals
+}
+
+/// Expects one refused operator on `refusing`, and none on the other providers.
+fn expect_refused(model: &ModelProto, refusing: &[ExecutionProvider], operator: &str, reason: &str) {
+    for provider in PROVIDERS {
+        let found = refusals(model, provider);
+        if refusing.contains(&provider) {
+            assert!(found.iter().any(|refusal| refusal.operator == operator && refusal.reason.contains(reason)), "{provider}: {found:?}");
+            assert_eq!(found.len(), 1, "{provider}: {found:?}");
+        } else {
+            assert_eq!(found, [], "{provider}");
+        }
+    }
+}
+
+const DEVICES: [ExecutionProvider; 3] = [ExecutionProvider::Cuda, ExecutionProvider::CudaNhwc, ExecutionProvider::Directml];
+
+#[test]
+fn batch_normalization_in_training_mode_is_refused_on_devices() {
+    let (x, c) = (TensorType::f32(vec![2, 3, 4, 4]), TensorType::f32(vec![3]));
+    let inputs = [x, c.clone(), c.clone(), c.clone(), c];
+    let plain = model(BatchNormalizationTraining { epsilon: 1e-5 }, &inputs, Target::Cpu);
+    expect_refused(&plain, &DEVICES, "BatchNormalization", "training_mode is 1");
+
+    let inside = model(BatchNormTrain { epsilon: 1e-5, relu: true }, &inputs[..3], Target::Cpu);
+    expect_refused(&inside, &DEVICES, "BatchNormalization", "training_mode is 1");
+    let named = refusals(&inside, ExecutionProvider::Cuda);
+    assert!(named[0].node.starts_with("BatchNormTrain › BatchNormalization"), "{named:?}");
+}
+
+#[test]
+fn scattering_with_addition_is_refused_on_directml() {
+    let vector = |dtype, length| TensorType::new(dtype, vec![length]);
+    let plain = model(ScatterElements, &[vector(DType::F32, 9), vector(DType::I64, 4), vector(DType::F32, 4)], Target::Cpu);
+    expect_refused(&plain, &[ExecutionProvider::Directml], "ScatterElements", "reduction is add");
+
+    let (dy, indices) = (TensorType::f32(vec![1, 2, 4, 4]), TensorType::new(DType::I64, vec![1, 2, 4, 4]));
+    let op = MaxPoolGrad { window: Window { kernel: 3, stride: 2, padding: 1 }, input_size: [8, 8] };
+    let inside = model(op.clone(), &[dy.clone(), indices.clone()], Target::Cpu);
+    expect_refused(&inside, &[ExecutionProvider::Directml], "ScatterElements", "reduction is add");
+    for target in [Target::Portable, Target::Cuda, Target::Directml] {
+        expect_refused(&model(op.clone(), &[dy.clone(), indices.clone()], target), &[], "", "");
+    }
+}
+
+#[test]
+fn max_unpool_is_refused_on_cuda() {
+    let mut plain = model(crate::ops::Relu, &[TensorType::f32(vec![1, 2, 4, 4])], Target::Portable);
+    let nodes = &mut plain.graph.as_mut().expect("a graph").node;
+    nodes[0].op_type = Some("MaxUnpool".into());
+    expect_refused(&plain, &[ExecutionProvider::Cuda, ExecutionProvider::CudaNhwc], "MaxUnpool", "no kernel");
+
+    let mut inside = model(L2Normalize { epsilon: 1e-12 }, &[TensorType::f32(vec![2, 3])], Target::Portable);
+    let node = inside.functions[0].node.iter_mut().find(|node| node.op_type() == "Sqrt").expect("a square root");
+    node.op_type = Some("MaxUnpool".into());
+    expect_refused(&inside, &[ExecutionProvider::Cuda, ExecutionProvider::CudaNhwc], "MaxUnpool", "no kernel");
+}
+
+#[test]
+fn versions_and_types_decide() {
+    let x = TensorType::f32(vec![1, 2, 4, 4]);
+    let mut pooling = model(crate::ops::MaxPool { window: Window { kernel: 2, stride: 2, padding: 0 } }, &[x], Target::Portable);
+    expect_refused(&pooling, &[], "", "");
+    // An open-ended kernel takes the version it was registered for; of version 22 CUDA and DirectML have none.
+    pooling.opset_import[0].version = Some(22);
+    expect_refused(&pooling, &DEVICES, "MaxPool", "version 22");
+
+    let bools = model(crate::ops::Where, &vec![TensorType::new(DType::Bool, vec![2]); 3], Target::Portable);
+    let found = refusals(&bools, ExecutionProvider::Cuda);
+    assert!(found.len() == 1 && found[0].reason.contains("input 1 is bool"), "{found:?}");
+    let half = model(crate::ops::Relu, &[TensorType::new(DType::F16, vec![2])], Target::Portable);
+    expect_refused(&half, &[], "", "");
+}
+
+#[test]
+fn a_shape_that_the_graph_computes_is_refused_on_directml() {
+    let mut reshape = model(crate::ops::Reshape { shape: vec![6] }, &[TensorType::f32(vec![2, 3])], Target::Portable);
+    expect_refused(&reshape, &[], "", "");
+    let graph = reshape.graph.as_mut().expect("a graph");
+    graph.initializer.clear();
+    expect_refused(&reshape, &[ExecutionProvider::Directml], "Reshape", "input 1 is computed by the graph");
+}
+
+#[test]
+fn native_functions_and_unknown_domains() {
+    let mut calls = model(L2Normalize { epsilon: 1e-12 }, &[TensorType::f32(vec![2, 3])], Target::Portable);
+    calls.functions[0].node.iter_mut().for_each(|node| node.op_type = Some("Nonsense".into()));
+    let report = check(&calls, ExecutionProvider::Cuda, &["L2Normalize".to_owned()]);
+    assert_eq!((report.native, report.nodes, report.refusals), (1, 0, vec![]));
+    calls.functions.clear();
+    let found = refusals(&calls, ExecutionProvider::Cuda);
+    assert!(found[0].operator == "swav::L2Normalize" && found[0].reason.contains("does not know"), "{found:?}");
+}
+
+#[test]
+fn functions_that_call_themselves_end() {
+    let mut calls = model(L2Normalize { epsilon: 1e-12 }, &[TensorType::f32(vec![2, 3])], Target::Portable);
+    let call = calls.graph.as_ref().expect("a graph").node[0].clone();
+    calls.functions[0].node = vec![call];
+    let found = refusals(&calls, ExecutionProvider::Cpu);
+    assert!(found.len() == 1 && found[0].reason.contains("deep"), "{found:?}");
+}

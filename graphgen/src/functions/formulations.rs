@@ -1,0 +1,120 @@
+//! What each target chooses: the one place where a target decides over the bodies of functions.
+//!
+//! A body asks for its own field and never for the target, so that a new target is one more arm of
+//! [`Target::formulations`], and a new way to write a function one more variant and its body.
+
+use crate::ir::DType;
+use crate::preset::Target;
+
+/// One choice for every function that has more than one body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Formulations {
+    /// Statistics and normalisation.
+    pub(crate) batch_norm: BatchNormForm,
+    /// Its gradient.
+    pub(crate) batch_norm_grad: BatchNormGradForm,
+    /// The mask of a ReLU's gradient.
+    pub(crate) relu_mask: ReluMask,
+    /// Convolutions.
+    pub(crate) convolution: ConvolutionForm,
+    /// Weight gradients of convolutions.
+    pub(crate) weight_gradient: WeightGradientForm,
+    /// The gradient of max pooling.
+    pub(crate) max_pool_grad: MaxPoolGradForm,
+    /// Element type of Sinkhorn-Knopp's logarithms: f64, or f32 where there is no other.
+    pub(crate) sinkhorn: DType,
+    /// Whether bodies may use operators of `com.microsoft`.
+    pub(crate) microsoft: bool,
+}
+
+/// How BatchNorm over the batch's statistics is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BatchNormForm {
+    /// Mean and variance as reductions in f32: the kernel in training mode does not exist on CUDA and DirectML.
+    Reductions,
+    /// The training mode of BatchNormalization.
+    TrainingMode,
+}
+
+/// How the gradient of BatchNorm is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BatchNormGradForm {
+    /// Reductions and elementwise operators in f32.
+    Reductions,
+    /// Two BatchNormalizations in inference mode, each one pass over memory.
+    AffineMaps,
+}
+
+/// How a gradient passes where a ReLU's output is positive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReluMask {
+    /// Greater and Where.
+    Select,
+    /// A steep HardSigmoid as a factor.
+    HardSigmoid,
+}
+
+/// How convolutions and their input gradients are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConvolutionForm {
+    /// Conv and ConvTranspose.
+    Plain,
+    /// What the CPU provider runs fastest: matrix products for outputs of a handful of pixels, and gradients of stride 1
+    /// as convolutions with the flipped weight.
+    Cpu,
+    /// 1x1 convolutions of stride 1 as products of the weight with every image's map; Conv and ConvTranspose otherwise.
+    PointwiseProducts,
+}
+
+/// How weight gradients of convolutions are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WeightGradientForm {
+    /// One product over batch and pixels with the taps side by side.
+    OneGemm,
+    /// The fastest on the CPU provider, by shape.
+    Cpu,
+    /// One product over batch and pixels for each tap: no copy of the input for all taps at once.
+    GemmPerTap,
+}
+
+/// How the gradient of max pooling is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MaxPoolGradForm {
+    /// ScatterElements with addition.
+    ScatterAdd,
+    /// For every tap the gradients whose maximum it was: neither scatter nor MaxUnpool.
+    Phases,
+}
+
+impl Target {
+    /// The bodies of this target.
+    pub(crate) fn formulations(self) -> Formulations {
+        let portable = Formulations {
+            batch_norm: BatchNormForm::Reductions,
+            batch_norm_grad: BatchNormGradForm::Reductions,
+            relu_mask: ReluMask::Select,
+            convolution: ConvolutionForm::Plain,
+            weight_gradient: WeightGradientForm::OneGemm,
+            max_pool_grad: MaxPoolGradForm::Phases,
+            sinkhorn: DType::F64,
+            microsoft: false,
+        };
+        match self {
+            Target::Portable => portable,
+            Target::Cpu => Formulations {
+                batch_norm: BatchNormForm::TrainingMode,
+                batch_norm_grad: BatchNormGradForm::AffineMaps,
+                relu_mask: ReluMask::HardSigmoid,
+                convolution: ConvolutionForm::Cpu,
+                weight_gradient: WeightGradientForm::Cpu,
+                max_pool_grad: MaxPoolGradForm::ScatterAdd,
+                sinkhorn: DType::F64,
+                microsoft: true,
+            },
+            Target::Cuda => {
+                Formulations { convolution: ConvolutionForm::PointwiseProducts, weight_gradient: WeightGradientForm::GemmPerTap, microsoft: true, ..portable }
+            }
+            Target::Directml => Formulations { weight_gradient: WeightGradientForm::GemmPerTap, sinkhorn: DType::F32, microsoft: true, ..portable },
+        }
+    }
+}
