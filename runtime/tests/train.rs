@@ -126,7 +126,7 @@ fn a_run_leaves_what_is_promised() {
     assert!(sinkhorn_calls() >= calls + 20, "the native kernel ran {} times", sinkhorn_calls() - calls);
 
     let run = folder.run("run");
-    assert_eq!(files(&run), ["checkpoints", "encoder.onnx", "graphs", "metrics.jsonl", "preset.toml"]);
+    assert_eq!(files(&run), ["checkpoints", "crops.jpg", "encoder.onnx", "environment.json", "graphs", "metrics.jsonl", "preset.toml"]);
     assert_eq!(files(&run.join("checkpoints")), ["step-00000006", "step-00000008", "step-00000010"]);
     let lines = metrics(&run);
     assert_eq!(lines.iter().map(|line| line.step).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
