@@ -46,8 +46,7 @@ impl SessionOptions {
         };
         let listener = Listener::default();
         let mut builder = builder.with_execution_providers([dispatch]).map_err(|error| self.provider.not_usable(&error.into()))?;
-        builder =
-            builder.with_log_level(LogLevel::Verbose).and_then(|builder| builder.with_logger(listener.logger())).map_err(|error| graph_error(error.into()))?;
+        builder = listened(builder, &listener).map_err(graph_error)?;
         let session = builder.commit_from_file(file).map_err(|source| match self.provider.memory_advice(&source) {
             Some(advice) => EngineError::Memory { activity: format!("loading {}", file.display()), source, advice },
             None => graph_error(source),
@@ -66,11 +65,8 @@ impl SessionOptions {
         let dispatch = self.provider.dispatch()?;
         let builder = self.builder(environment).map_err(graph_error)?;
         let builder = builder.with_execution_providers(dispatch.as_slice()).map_err(|error| self.provider.not_usable(&error.into()))?;
-        let mut builder = builder
-            .with_optimization_level(GraphOptimizationLevel::Disable)
-            .and_then(|builder| builder.with_log_level(LogLevel::Verbose))
-            .and_then(|builder| builder.with_logger(listener.logger()))
-            .map_err(|error| graph_error(error.into()))?;
+        let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(|error| graph_error(error.into()))?;
+        let mut builder = listened(builder, &listener).map_err(graph_error)?;
         builder.commit_from_file(file).map_err(graph_error)?;
         Ok(listener.placement())
     }
@@ -121,4 +117,9 @@ impl SessionOptions {
         }
         Ok(builder)
     }
+}
+
+/// A session whose log the listener hears.
+fn listened(builder: SessionBuilder, listener: &Listener) -> ort::Result<SessionBuilder> {
+    Ok(builder.with_log_level(LogLevel::Verbose)?.with_logger(listener.logger())?)
 }
