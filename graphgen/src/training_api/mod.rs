@@ -137,7 +137,11 @@ fn tensor(g: &Graph, name: &str, value: ValueId) -> TensorSpec {
 
 fn user_inputs(training: &TrainStep) -> Vec<TensorSpec> {
     let g = &training.graph;
-    let is_user = |name: &str| name.starts_with("crops/") || name.starts_with("queue/");
+    let of_checkpoint = |name: &str| {
+        training.parameters.iter().any(|parameter| parameter.name == name) || training.running_statistics.iter().any(|statistic| statistic.name == name)
+    };
+    // As the training API tells them apart: what is neither of the checkpoint nor its own.
+    let is_user = |name: &str| !of_checkpoint(name) && !name.ends_with("_grad.accumulation.buffer") && name != training_model::LAZY_RESET_GRAD;
     g.inputs().iter().map(|&input| (g.input_name(input), input)).filter(|(name, _)| is_user(name)).map(|(name, input)| tensor(g, name, input)).collect()
 }
 

@@ -6,7 +6,7 @@ use crate::ops::InPlaceAccumulator;
 use crate::preset::Preset;
 
 /// Name of the input by which the training API says that gradients start from zero.
-const LAZY_RESET_GRAD: &str = "lazy_reset_grad";
+pub(super) const LAZY_RESET_GRAD: &str = "lazy_reset_grad";
 
 /// The output that says that prototypes and running statistics have been assigned.
 pub(super) const STATE_WRITTEN: &str = "state_written";
