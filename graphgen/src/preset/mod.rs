@@ -3,12 +3,14 @@
 //! A preset file is read as a table, laid over the table of its `base`, changed by `--set` overrides, and only then
 //! turned into a [`Preset`], which is valid by construction: unknown fields and impossible settings are refused here.
 
+mod guards;
 mod read;
 mod settings;
 mod validate;
 
 use std::path::PathBuf;
 
+pub use guards::{GuardAction, Guards};
 pub use settings::{
     Arch, BatchNormGroups, CropGroup, Crops, Data, Loss, Model, Optim, OptimizerName, Precision, Preset, Prototypes, Provider, SchedulePer, SinkhornKernel,
     Stem, Target, Train,

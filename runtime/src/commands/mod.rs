@@ -9,10 +9,12 @@ pub mod embed;
 pub mod eval_knn;
 pub mod export;
 mod options;
+mod resume_command;
 pub mod train;
 
 use clap::{Parser, Subcommand};
 pub use options::UsageError;
+pub use train::Interrupted;
 
 /// Trains image encoders with SwAV, without Python
 #[derive(Debug, Parser)]

@@ -1,5 +1,6 @@
 //! `swav-rt train`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -8,8 +9,9 @@ use graphgen::preset::Preset;
 
 use super::UsageError;
 use super::options::{Device, Engine};
+use super::resume_command::resume_command;
 use crate::session::environment::environment;
-use crate::train::{GraphSource, Resume, TrainOptions, train};
+use crate::train::{GraphSource, Interrupt, Outcome, Resume, StopSignal, TrainOptions, train_until};
 
 /// Trains an encoder: graphs, checkpoints, metrics.jsonl and encoder.onnx go into the run directory
 #[derive(Debug, clap::Args)]
@@ -73,11 +75,26 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let environment = environment()?;
     let run = args.out.clone();
     let options = TrainOptions { source, data: args.data, run: args.out, max_steps: args.max_steps, resume, init: args.init, threads: args.threads };
-    let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;
+    let interrupt = Interrupt::of_signals().context("handling signals")?;
+    let summary = train_until(&environment, &options, &interrupt).with_context(|| format!("training in {}", run.display()))?;
     match &summary.last {
         Some(last) => println!("step {} of {}: loss {:.4}, {:.3} of ln K", summary.steps, summary.total_steps, last.loss, last.loss_over_ln_k),
         None => println!("step {} of {}: no step taken", summary.steps, summary.total_steps),
     }
-    println!("{}", summary.encoder.display());
+    match summary.outcome {
+        Outcome::Finished(encoder) => println!("{}", encoder.display()),
+        Outcome::Stopped(signal) => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(&[b"stopped and saved; go on with\n", &resume_command(std::env::args_os())[..], b"\n"].concat())?;
+            if signal == StopSignal::Interrupt {
+                return Err(Interrupted.into());
+            }
+        }
+    }
     Ok(())
 }
+
+/// Ctrl-C ended the command, with everything saved.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;

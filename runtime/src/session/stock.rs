@@ -244,6 +244,21 @@ impl StockEngine {
         Ok(())
     }
 
+    /// Running statistics.
+    pub fn running_statistics(&self) -> Weights {
+        self.statistics.to_weights()
+    }
+
+    /// Overwrites the running statistics.
+    ///
+    /// # Errors
+    /// Missing names and other shapes; nothing changes then.
+    pub fn load_running_statistics(&mut self, statistics: &Weights) -> Result<(), EngineError> {
+        self.statistics.check(statistics)?;
+        self.statistics.load(statistics);
+        Ok(())
+    }
+
     /// Momentum and the like.
     pub fn optimizer_state(&self) -> OptimizerState {
         OptimizerState { moments: self.moments.to_weights(), step: self.step.as_ref().map(|step| step.extract_tensor().1[0]) }

@@ -2,19 +2,25 @@
 
 pub mod checkpoint;
 mod error;
+mod files;
 mod fit;
+mod guards;
 mod init;
+mod interrupt;
 mod metrics;
 mod progress;
 mod run;
+mod saves;
 mod schedule;
 mod setup;
 mod trainer;
 mod training;
 
 pub use error::TrainError;
-pub use fit::{GraphSource, Resume, Summary, TrainOptions, open_engine, open_engine_with, train};
+pub use fit::{GraphSource, Outcome, Resume, Summary, TrainOptions, open_engine, open_engine_with, train, train_until};
+pub use guards::{Guard, GuardState};
 pub use init::InitRecord;
+pub use interrupt::{Interrupt, StopSignal};
 pub use metrics::{MetricsLog, StepMetrics};
 pub use run::RunDirectory;
 pub use schedule::LearningRate;
