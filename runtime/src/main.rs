@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use graphgen::preset::PresetError;
-use runtime::commands::{self, Cli, UsageError};
+use runtime::commands::{self, Cli, Interrupted, UsageError};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -14,6 +14,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        // As a shell has it: 128 and the signal's number.
+        Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
         Err(error) => {
             eprintln!("error: {}", describe(&error));
             let is_usage = error.chain().any(|cause| cause.is::<UsageError>() || cause.is::<PresetError>());

@@ -107,7 +107,7 @@ const OFFICIAL: [Official; 9] = [
 fn the_official_settings_are_those_of_the_launch_scripts() {
     for official in OFFICIAL {
         let name = official.name;
-        let Preset { model, crops, loss, optim, data, train, device: _ } = load(name, &[]);
+        let Preset { model, crops, loss, optim, data, train, device: _, guards: _ } = load(name, &[]);
         assert_eq!((model.arch, model.stem, model.stem_stride, model.width), (Arch::ResNet50, Stem::ImageNet, 2, official.width), "{name}");
         assert_eq!((model.hidden_mlp, model.projection_batch_norm, model.feat_dim), (official.hidden_mlp, true, 128), "{name}");
         assert_eq!((model.nmb_prototypes, model.batch_norm_groups), (Prototypes::One(3000), BatchNormGroups::Size), "{name}");

@@ -4,6 +4,7 @@
 //! turned into a [`Preset`], which is valid by construction: unknown fields and impossible settings are refused here.
 
 mod device;
+mod guards;
 mod read;
 mod settings;
 mod validate;
@@ -11,6 +12,7 @@ mod validate;
 use std::path::PathBuf;
 
 pub use device::{ArenaGrowth, ConvolutionSearch, Device};
+pub use guards::{GuardAction, Guards};
 pub use settings::{
     Arch, BatchNormGroups, CropGroup, Crops, Data, Loss, Model, Optim, OptimizerName, Precision, Preset, Prototypes, Provider, SchedulePer, SinkhornKernel,
     Stem, Target, Train,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Device;
+use super::{Device, Guards};
 
 /// All settings of a run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Preset {
     pub train: Train,
     /// How a provider that is not the CPU works.
     pub device: Device,
+    /// What a run watches itself for.
+    pub guards: Guards,
 }
 
 /// ResNet depth.
@@ -399,6 +401,10 @@ pub struct Train {
     pub checkpoint_every_steps: u64,
     /// Save every so many epochs; 0 for only at the end.
     pub checkpoint_every_epochs: usize,
+    /// Newest checkpoints that stay.
+    pub keep_last: usize,
+    /// The checkpoint at the end of every so many epochs stays for good; 0 for none.
+    pub keep_every: usize,
     /// Formulations of the graph; by default those of the provider.
     pub target: Option<Target>,
     /// Where the step runs.
@@ -419,6 +425,8 @@ impl Default for Train {
             workers: 0,
             checkpoint_every_steps: 0,
             checkpoint_every_epochs: 1,
+            keep_last: 3,
+            keep_every: 0,
             target: None,
             provider: Provider::Cpu,
             sinkhorn: SinkhornKernel::Auto,

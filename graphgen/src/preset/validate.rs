@@ -9,7 +9,7 @@ impl Preset {
     /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), PresetError> {
         let invalid = |setting, problem: String| Err(PresetError::Invalid { setting, problem });
-        let Preset { model, crops, loss, optim, data, train, device: _ } = self;
+        let Preset { model, crops, loss, optim, data, train, device: _, guards } = self;
 
         if model.width == 0 || model.width > 4096 {
             return invalid("model.width", format!("expected 1 to 4096 channels, got {}", model.width));
@@ -123,6 +123,12 @@ impl Preset {
             return invalid("data.std", format!("expected three positive numbers, got {:?}", data.std));
         }
 
+        if train.keep_last == 0 {
+            return invalid("train.keep_last", "expected at least 1 checkpoint (2 or more survive a damaged one), got 0".into());
+        }
+        if let Some((setting, problem)) = guards.problem() {
+            return invalid(setting, problem);
+        }
         if train.epochs == 0 {
             return invalid("train.epochs", "expected at least 1, got 0".into());
         }
@@ -199,6 +205,14 @@ mod tests {
             ("train.accumulate=3", "train.accumulate"),
             ("train.accumulate=4096", "train.accumulate"),
             ("optim.warmup_epochs=100", "optim.warmup_epochs"),
+            ("train.keep_last=0", "train.keep_last"),
+            ("guards.not_finite=warn", "guards.not_finite"),
+            ("guards.collapse=skip", "guards.collapse"),
+            ("guards.stalled_data=rollback", "guards.stalled_data"),
+            ("guards.patience_steps=0", "guards.patience_steps"),
+            ("guards.min_feature_std=1.5", "guards.min_feature_std"),
+            ("guards.stall_secs=nan", "guards.stall_secs"),
+            ("guards.rollback_learning_rate=1", "guards.rollback_learning_rate"),
         ] {
             match Preset::from_toml("", &[change.into()]) {
                 Err(PresetError::Invalid { setting: named, .. }) => assert_eq!(named, setting, "{change}"),

@@ -45,7 +45,10 @@ impl WeightsFile {
 
 impl<R: Read + Seek> WeightsFile<R> {
     /// Reads a file's description from its bytes; `path` is for messages.
-    pub(super) fn from_reader(path: &Path, mut reader: R) -> Result<Self, WeightsError> {
+    ///
+    /// # Errors
+    /// As [`open`](WeightsFile::open).
+    pub fn from_reader(path: &Path, mut reader: R) -> Result<Self, WeightsError> {
         let io = |reason| WeightsError::Io { path: path.into(), reason };
         let length = reader.seek(SeekFrom::End(0)).map_err(io)?;
         reader.seek(SeekFrom::Start(0)).map_err(io)?;

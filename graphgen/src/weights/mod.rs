@@ -23,7 +23,7 @@ pub use file::{TensorInfo, WeightsFile};
 pub use import::{FreshTensor, Import, ImportReport, UnusedTensor, import};
 pub use names::{TorchvisionModel, torchvision_model};
 pub use pth::{PickleError, PthError};
-pub use safetensors::{load_safetensors, to_safetensors};
+pub use safetensors::{from_safetensors, load_safetensors, to_safetensors};
 
 /// An f32 tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]

@@ -38,7 +38,15 @@ pub(super) fn serialize(weights: &Weights, counters: &BTreeMap<String, i64>, met
 /// An unreadable or damaged file, and tensors of another type than f32.
 pub fn load_safetensors(path: &Path) -> Result<Weights, WeightsError> {
     let bytes = std::fs::read(path).map_err(|reason| WeightsError::Io { path: path.into(), reason })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|reason| WeightsError::Safetensors { path: path.into(), reason: reason.to_string() })?;
+    from_safetensors(&bytes, path)
+}
+
+/// Every tensor in the bytes of a safetensors file that this project wrote; `path` is for messages.
+///
+/// # Errors
+/// Damaged bytes, and tensors of another type than f32.
+pub fn from_safetensors(bytes: &[u8], path: &Path) -> Result<Weights, WeightsError> {
+    let file = SafeTensors::deserialize(bytes).map_err(|reason| WeightsError::Safetensors { path: path.into(), reason: reason.to_string() })?;
     let mut weights = Weights::new();
     for (name, view) in file.tensors() {
         let element = ElementType::from_safetensors(view.dtype());

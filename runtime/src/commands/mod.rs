@@ -16,11 +16,13 @@ mod options;
 pub mod output;
 pub mod plan;
 pub mod report;
+mod resume_command;
 pub mod shell;
 pub mod train;
 
 use clap::{Parser, Subcommand};
 pub use options::UsageError;
+pub use train::Interrupted;
 
 /// Trains image encoders with SwAV, without Python
 #[derive(Debug, Parser)]

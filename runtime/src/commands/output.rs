@@ -20,6 +20,11 @@ pub struct Output {
 }
 
 impl Output {
+    /// Whether the result is for programs.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints the result of a command: `text` for people or `value` for programs.
     pub fn result(&self, value: &serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {

@@ -1,5 +1,6 @@
 //! `swav-rt train`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -9,8 +10,9 @@ use graphgen::preset::Provider;
 use super::UsageError;
 use super::options::{check_provider, with_provider};
 use super::output::Output;
+use super::resume_command::resume_command;
 use crate::session::{EngineKind, ProviderOptions};
-use crate::train::{GraphSource, ProbeKind, ProbeOptions, Resume, TrainOptions, train};
+use crate::train::{GraphSource, Interrupt, Outcome, ProbeKind, ProbeOptions, Resume, StopSignal, TrainOptions, train_until};
 
 /// Trains an encoder: graphs, checkpoints, metrics.jsonl and encoder.onnx go into the run directory
 #[derive(Debug, clap::Args)]
@@ -110,14 +112,41 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         tensorboard: args.tensorboard,
         engine: args.engine,
     };
-    let summary = train(&environment, &options).with_context(|| format!("training in {}", run.display()))?;
-    let value = serde_json::json!({ "steps": summary.steps, "total_steps": summary.total_steps, "last": summary.last, "encoder": summary.encoder });
+    let interrupt = Interrupt::of_signals().context("handling signals")?;
+    let summary = train_until(&environment, &options, &interrupt).with_context(|| format!("training in {}", run.display()))?;
+    let stopped = match &summary.outcome {
+        Outcome::Finished(_) => None,
+        Outcome::Stopped(signal) => Some((*signal, resume_command(std::env::args_os()))),
+    };
+    let encoder = match &summary.outcome {
+        Outcome::Finished(encoder) => Some(encoder),
+        Outcome::Stopped(_) => None,
+    };
+    let value = serde_json::json!({
+        "steps": summary.steps, "total_steps": summary.total_steps, "last": summary.last, "encoder": encoder,
+        "resume": stopped.as_ref().map(|(_, command)| String::from_utf8_lossy(command)),
+    });
     output.result(&value, || {
         let last = match &summary.last {
             Some(last) => format!("loss {:.4}, {:.3} of ln K", last.loss, last.loss_over_ln_k),
             None => "no step taken".into(),
         };
-        format!("step {} of {}: {last}\n{}", summary.steps, summary.total_steps, summary.encoder.display())
+        let end = encoder.map(|encoder| encoder.display().to_string()).unwrap_or_else(|| "stopped and saved; go on with".into());
+        format!("step {} of {}: {last}\n{end}", summary.steps, summary.total_steps)
     });
+    if let Some((signal, command)) = stopped {
+        // Paths in it may be no text.
+        if !output.is_json() {
+            std::io::stdout().lock().write_all(&[&command[..], b"\n"].concat())?;
+        }
+        if signal == StopSignal::Interrupt {
+            return Err(Interrupted.into());
+        }
+    }
     Ok(())
 }
+
+/// Ctrl-C ended the command, with everything saved.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;

@@ -86,6 +86,12 @@ pub enum DataError {
         /// The path.
         path: PathBuf,
     },
+    /// A file or folder whose name is no text.
+    #[error("{path}: expected a file name in UTF-8, got other bytes; rename it")]
+    NotUnicode {
+        /// The path.
+        path: PathBuf,
+    },
     /// Two images that would be one member.
     #[error("{name}: two of the data set's paths have an image of this name; pack them one by one")]
     NameTwice {

@@ -25,6 +25,7 @@ pub(super) fn scan(root: &Path) -> Result<Listing, DataError> {
         match entry.kind {
             Kind::File if is_image(&entry.path) => flat.push(Found { name, class: None, place: None }),
             Kind::Other if is_image(&entry.path) => nested.problems.push(DataError::NotAFile { path: entry.path }),
+            Kind::NotUnicode => nested.problems.push(DataError::NotUnicode { path: entry.path }),
             Kind::Folder { linked } if !name.starts_with('.') => descend(&entry.path, linked, &name, &name, &mut above, &mut nested),
             _ => {}
         }
@@ -55,6 +56,7 @@ fn walk(folder: &Path, prefix: &str, class: &str, above: &mut Vec<PathBuf>, list
     for entry in list(folder)? {
         let name = format!("{prefix}/{}", file_name(&entry.path));
         match entry.kind {
+            Kind::NotUnicode => listing.problems.push(DataError::NotUnicode { path: entry.path }),
             Kind::Folder { linked } => descend(&entry.path, linked, &name, class, above, listing),
             Kind::File if is_image(&entry.path) => listing.images.push(Found { name, class: Some(class.to_owned()), place: None }),
             Kind::Other if is_image(&entry.path) => listing.problems.push(DataError::NotAFile { path: entry.path }),
@@ -70,6 +72,8 @@ enum Kind {
         /// Reached through a symbolic link.
         linked: bool,
     },
+    /// An image or a folder whose name is no Unicode text: names identify images in fingerprints, lists and messages.
+    NotUnicode,
     /// A pipe, a device, a socket: reading one might never end.
     Other,
 }
@@ -90,7 +94,9 @@ fn list(folder: &Path) -> Result<Vec<Entry>, DataError> {
         let own = entry.file_type().map_err(io)?;
         let linked = own.is_symlink();
         let kind = if linked { std::fs::metadata(&path).map(|metadata| metadata.file_type()).ok() } else { Some(own) };
+        let is_unicode = path.file_name().is_some_and(|name| name.to_str().is_some());
         let kind = match kind {
+            kind if !is_unicode && (is_image(&path) || kind.is_some_and(|kind| kind.is_dir())) => Kind::NotUnicode,
             Some(kind) if kind.is_dir() => Kind::Folder { linked },
             Some(kind) if !kind.is_file() => Kind::Other,
             _ => Kind::File,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use graphgen::preset::Crops;
 
@@ -105,7 +105,7 @@ impl Loader {
             }
         }
         let broken = BrokenImages::new(config.broken.clone(), self.batches_per_epoch() * config.batch_size);
-        BatchStream { ring, threads, broken, failed: false }
+        BatchStream { ring, threads, broken, failed: false, waiting_since: None }
     }
 }
 
@@ -116,6 +116,8 @@ pub struct BatchStream {
     threads: Vec<JoinHandle<()>>,
     broken: BrokenImages,
     failed: bool,
+    /// Since when the consumer has been waiting for the batch that comes next.
+    waiting_since: Option<Instant>,
 }
 
 impl BatchStream {
@@ -126,17 +128,44 @@ impl BatchStream {
     /// one, a list of them that cannot be written, or a worker that could not be started or panicked. After an error there are no further batches.
     #[expect(clippy::should_implement_trait, reason = "the stream never ends, so that an Option would only be in the way")]
     pub fn next(&mut self) -> Result<Batch, DataError> {
+        loop {
+            if let Some(batch) = self.next_by(None)? {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// As [`next`](Self::next), but gives `None` if the batch is not there within `patience`; it comes next then.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<Batch>, DataError> {
+        self.next_by(Instant::now().checked_add(patience))
+    }
+
+    /// How long the batch that comes next has been waited for so far.
+    pub fn waiting(&self) -> Duration {
+        self.waiting_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Ends the stream without waiting for its threads, which may hang in a read: each ends with the image it is at.
+    pub fn abandon(mut self) {
+        self.threads.clear();
+    }
+
+    fn next_by(&mut self, deadline: Option<Instant>) -> Result<Option<Batch>, DataError> {
         if self.failed {
             return Err(DataError::StreamEnded);
         }
-        let batch = self.receive();
+        let batch = self.receive(deadline);
         self.failed = batch.is_err();
         batch
     }
 
-    fn receive(&mut self) -> Result<Batch, DataError> {
-        let began = Instant::now();
-        let (slot, filled) = self.ring.take_oldest()?;
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Batch>, DataError> {
+        let began = *self.waiting_since.get_or_insert_with(Instant::now);
+        let Some((slot, filled)) = self.ring.take_oldest(deadline)? else { return Ok(None) };
+        self.waiting_since = None;
         let batch = Batch {
             ring: Arc::clone(&self.ring),
             position: slot.position,
@@ -150,7 +179,7 @@ impl BatchStream {
             return Err(error);
         }
         self.broken.count(batch.epoch(), filled.broken)?;
-        Ok(batch)
+        Ok(Some(batch))
     }
 }
 

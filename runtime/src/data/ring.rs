@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::error::DataError;
 use super::multi_crop::{MultiCrop, crop_bytes};
@@ -115,7 +116,8 @@ impl Ring {
         self.ready.notify_all();
     }
 
-    pub(super) fn take_oldest(&self) -> Result<(Arc<Slot>, Filled), DataError> {
+    /// The oldest batch once it is complete; `None` if it is not by `deadline`.
+    pub(super) fn take_oldest(&self, deadline: Option<Instant>) -> Result<Option<(Arc<Slot>, Filled)>, DataError> {
         let mut state = lock(&self.state);
         loop {
             if let Some(error) = state.error.take() {
@@ -132,14 +134,20 @@ impl Ring {
                     let made = std::mem::take(&mut *filled);
                     drop(filled);
                     state.slots.pop_front();
-                    return Ok((slot, made));
+                    return Ok(Some((slot, made)));
                 }
             } else if state.free.is_empty() {
                 // The consumer holds every batch there is: without another one it would wait for itself.
                 state.free.push(self.group_bytes.iter().map(|&bytes| vec![0; bytes]).collect());
                 self.work.notify_all();
             }
-            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match deadline {
+                None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                    None => return Ok(None),
+                    Some(patience) => self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0,
+                },
+            };
         }
     }
 

@@ -10,7 +10,7 @@ fn write_run(folder: &Path, loss: f32, epsilon: f64) {
     let lines = (0..300).map(|step| {
         let stats = [("code_entropy", 2.0), ("live_prototypes", 90.0), ("feature_std", 0.08), ("grad_norm", 3.0)];
         let stats = stats.map(|(name, value)| (name.to_owned(), value)).into();
-        let report = StepReport { step, epoch: 0, learning_rate: 0.1, loss: 4.6 + (loss - 4.6) * step as f32 / 299.0, stats, queue: None };
+        let report = StepReport { step, epoch: 0, learning_rate: 0.1, loss: 4.6 + (loss - 4.6) * step as f32 / 299.0, stats, overflowed: false, queue: None };
         let mut metrics = StepMetrics::new(&report, 100f64.ln(), 1000.0, 0.0);
         metrics.probe_knn = (step % 100 == 99).then_some(0.5);
         serde_json::to_string(&metrics).expect("JSON") + "\n"

@@ -54,6 +54,18 @@ pub trait Engine {
     /// Missing and unknown names and other shapes; nothing changes then.
     fn load_weights(&mut self, weights: &Weights) -> Result<(), EngineError>;
 
+    /// Running statistics.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    fn running_statistics(&self) -> Result<Weights, EngineError>;
+
+    /// Overwrites the running statistics.
+    ///
+    /// # Errors
+    /// Missing names and other shapes; nothing changes then.
+    fn load_running_statistics(&mut self, statistics: &Weights) -> Result<(), EngineError>;
+
     /// Momentum and the like.
     ///
     /// # Errors
@@ -108,6 +120,14 @@ impl Engine for StockEngine {
 
     fn load_weights(&mut self, weights: &Weights) -> Result<(), EngineError> {
         self.load_weights(weights)
+    }
+
+    fn running_statistics(&self) -> Result<Weights, EngineError> {
+        self.running_statistics()
+    }
+
+    fn load_running_statistics(&mut self, statistics: &Weights) -> Result<(), EngineError> {
+        self.load_running_statistics(statistics)
     }
 
     fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {

@@ -277,6 +277,23 @@ impl StockEngine {
         self.statistics.load(weights)
     }
 
+    /// Running statistics.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    pub fn running_statistics(&self) -> Result<Weights, EngineError> {
+        self.statistics.to_weights()
+    }
+
+    /// Overwrites the running statistics.
+    ///
+    /// # Errors
+    /// Missing names and other shapes; nothing changes then.
+    pub fn load_running_statistics(&mut self, statistics: &Weights) -> Result<(), EngineError> {
+        self.statistics.check(statistics)?;
+        self.statistics.load(statistics)
+    }
+
     /// Momentum and the like; in mixed precision also that of loss scaling.
     ///
     /// # Errors

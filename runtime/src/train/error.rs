@@ -31,22 +31,14 @@ pub enum TrainError {
     /// Graphs that the training API cannot follow, or that could not be written for it.
     #[error(transparent)]
     TrainingApi(#[from] TrainingApiError),
-    /// A number that ends the run.
-    #[error(
-        "the {name} of step {step} is {value}; the last checkpoint is untouched. Likely causes: a learning rate that is too high (lower \
-         optim.base_lr or lengthen optim.warmup_epochs), an epsilon or temperature that is too small (loss.epsilon, loss.temperature), or \
-         weights from --init that do not fit"
-    )]
-    NotFinite {
-        /// `loss` or `gradient norm`.
-        name: &'static str,
-        /// NaN or infinite.
-        value: f32,
-        /// The step, from 0.
-        step: u64,
+    /// A guard ended the run.
+    #[error("{message}. The run stops here; its last checkpoint is untouched")]
+    Unhealthy {
+        /// What was seen, the likely cause and the setting to change.
+        message: String,
     },
     /// A file operation failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{hint}", hint = way_out(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -60,6 +52,18 @@ pub enum TrainError {
         path: PathBuf,
         /// What is wrong with it, and what to do.
         problem: String,
+    },
+    /// A checkpoint that another version of this program wrote.
+    #[error(
+        "checkpoint {path}: format version {found}, this program reads {expected}; go on with the program that wrote it, or name an older checkpoint with \
+         --resume",
+        expected = super::checkpoint::CHECKPOINT_VERSION
+    )]
+    CheckpointVersion {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// Its format version.
+        found: u64,
     },
     /// A run directory that does not fit to the command.
     #[error("run directory {path}: {problem}")]
@@ -75,5 +79,15 @@ impl TrainError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> TrainError {
         let path = path.into();
         move |source| TrainError::Io { path, source }
+    }
+}
+
+/// What to do about a failed file operation, where that is known.
+fn way_out(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space and start again with the same command",
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => "; make it writable, or choose another --out",
+        _ => "",
     }
 }

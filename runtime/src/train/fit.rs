@@ -7,8 +7,9 @@ use graphgen::manifest::Manifest;
 use graphgen::preset::{Preset, Provider, SinkhornKernel};
 use ort::environment::Environment;
 
+use super::files::Disk;
 use super::setup::Setup;
-use super::{ProbeOptions, StepMetrics, TrainError};
+use super::{Interrupt, ProbeOptions, StepMetrics, StopSignal, TrainError};
 use crate::kernels::{KernelSet, native_operators};
 use crate::session::{EngineError, EngineKind, ProviderOptions, SessionOptions, StockEngine};
 
@@ -72,7 +73,16 @@ pub struct TrainOptions {
     pub engine: EngineKind,
 }
 
-/// How a run ended.
+/// How a run ended, if it did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were taken; the encoder is in this file.
+    Finished(PathBuf),
+    /// The run was asked to stop, and goes on from its checkpoint when it is started again.
+    Stopped(StopSignal),
+}
+
+/// What a run did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// Steps done, those before resuming included.
@@ -81,8 +91,8 @@ pub struct Summary {
     pub total_steps: u64,
     /// The last step's line, if there was a step.
     pub last: Option<StepMetrics>,
-    /// The encoder's file.
-    pub encoder: PathBuf,
+    /// How the run ended.
+    pub outcome: Outcome,
 }
 
 /// An engine for a preset's graphs, with all native kernels; `threads` is 0 for one a core.
@@ -129,5 +139,13 @@ pub(super) fn sinkhorn_threads(manifest: &Manifest, threads: usize) -> Option<us
 /// # Errors
 /// Whatever stops a run; its checkpoints stay.
 pub fn train(environment: &Environment, options: &TrainOptions) -> Result<Summary, TrainError> {
-    Setup::check(options)?.start(environment)?.run()
+    train_until(environment, options, &Interrupt::default())
+}
+
+/// As [`train`], but saves, and stops early, when it is asked to.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_until(environment: &Environment, options: &TrainOptions, interrupt: &Interrupt) -> Result<Summary, TrainError> {
+    Setup::check(options)?.start(environment, Arc::new(Disk), interrupt)?.run()
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use graphgen::artifacts;
 use graphgen::preset::Preset;
-use graphgen::weights::{Import, ImportReport, Weights, import, write_atomically};
+use graphgen::weights::{Import, ImportReport, Weights, import};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::files::{Disk, replace};
 use super::{RunDirectory, TrainError};
 
 /// What `--init` brought into a run.
@@ -68,7 +69,7 @@ impl InitRecord {
     pub fn store(record: Option<&InitRecord>, run: &RunDirectory) -> Result<(), TrainError> {
         let path = run.init();
         match record {
-            Some(record) => Ok(write_atomically(&path, &serde_json::to_vec_pretty(record).expect("a record has only JSON types"))?),
+            Some(record) => replace(&Disk, &path, &serde_json::to_vec_pretty(record).expect("a record has only JSON types")),
             None => match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io(path)(error)),
                 _ => Ok(()),

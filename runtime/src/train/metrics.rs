@@ -1,12 +1,12 @@
 //! `metrics.jsonl`: one object a step.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use graphgen::weights::write_atomically;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::files::{Files, Output, replace};
 use super::{StepReport, TrainError};
 
 /// A line of `metrics.jsonl`.
@@ -16,13 +16,16 @@ pub struct StepMetrics {
     pub step: u64,
     /// Epoch, from 0.
     pub epoch: u64,
-    /// Swapped prediction loss.
+    /// Swapped prediction loss; `null` in the file if it is not finite.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f32,
     /// Loss over ln K, averaged over several heads: 1 is the loss of uniform predictions, where a collapsed run stays.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss_over_ln_k: f32,
     /// Learning rate.
     pub lr: f64,
     /// Images of the batch over the time from the end of the last step to the end of this one.
+    #[serde(deserialize_with = "null_is_nan")]
     pub images_per_sec: f64,
     /// Time that the step waited for its batch, s.
     pub data_wait_secs: f64,
@@ -52,6 +55,14 @@ pub struct StepMetrics {
     /// Top-1 accuracy of the linear probe, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub probe_linear: Option<f64>,
+    /// Whether a guard left the step's update out; absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub skipped: bool,
+}
+
+/// JSON has no NaN and no infinity: they are written as `null`.
+fn null_is_nan<'de, D: Deserializer<'de>, T: Deserialize<'de> + From<f32>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(|| T::from(f32::NAN)))
 }
 
 impl StepMetrics {
@@ -77,6 +88,7 @@ impl StepMetrics {
             queue_active: report.queue.map(|(filled, length)| filled == length as i64),
             probe_knn: None,
             probe_linear: None,
+            skipped: false,
         }
     }
 }
@@ -84,48 +96,108 @@ impl StepMetrics {
 /// Appends to `metrics.jsonl`.
 pub struct MetricsLog {
     path: PathBuf,
-    file: File,
+    file: Box<dyn Output>,
+    /// Bytes that could not be written yet.
+    pending: Vec<u8>,
+    /// Whether the last attempt to write failed.
+    failing: bool,
 }
 
 impl MetricsLog {
-    /// Opens the log and drops the lines of all steps after `step`, and damaged ones: a run that goes on from a
-    /// checkpoint writes them anew.
+    /// Opens the log of a run that goes on after `step` steps: the lines of later steps, damaged ones and those that occur
+    /// twice are dropped.
     ///
     /// # Errors
     /// Whatever the file system reports.
-    pub fn open(path: &Path, step: u64) -> Result<MetricsLog, TrainError> {
-        let text = match std::fs::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+    pub(super) fn open(files: &dyn Files, path: &Path, step: u64) -> Result<MetricsLog, TrainError> {
+        let mut kept = Vec::new();
+        let (mut last, mut dropped) = (0, false);
+        match File::open(path) {
+            Ok(file) => {
+                let mut reader = BufReader::new(file);
+                let mut line = Vec::new();
+                while reader.read_until(b'\n', &mut line).map_err(TrainError::io(path))? > 0 {
+                    let of_step = serde_json::from_slice::<StepMetrics>(&line).ok().map(|metrics| metrics.step);
+                    match of_step.filter(|&found| line.ends_with(b"\n") && (last + 1..=step).contains(&found)) {
+                        Some(found) => {
+                            last = found;
+                            kept.extend_from_slice(&line);
+                        }
+                        None => dropped = true,
+                    }
+                    line.clear();
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(TrainError::io(path)(error)),
-        };
-        let keeps = |line: &&str| serde_json::from_str::<StepMetrics>(line).is_ok_and(|metrics| metrics.step <= step);
-        let kept: String = text.lines().filter(keeps).flat_map(|line| [line, "\n"]).collect();
-        if kept != text {
-            write_atomically(path, kept.as_bytes())?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::io(path))?;
-        Ok(MetricsLog { path: path.into(), file })
+        if dropped {
+            replace(files, path, &kept)?;
+        }
+        let file = files.append(path).map_err(TrainError::io(path))?;
+        Ok(MetricsLog { path: path.into(), file, pending: Vec::new(), failing: false })
     }
 
-    /// Writes a line; it is in the file when this returns.
+    /// Writes a line. If that fails, say because the disk is full, the line waits in memory for the next attempt: the run
+    /// goes on, without a gap in the log.
+    pub fn write(&mut self, metrics: &StepMetrics) {
+        serde_json::to_writer(&mut self.pending, metrics).expect("metrics have only JSON types");
+        self.pending.push(b'\n');
+        match self.flush() {
+            Ok(()) => self.failing = false,
+            Err(error) if !self.failing => {
+                self.failing = true;
+                tracing::warn!("{error}; the lines wait in memory, and the run goes on");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Waits until all lines are on the disk.
     ///
     /// # Errors
-    /// Whatever the file system reports.
-    pub fn write(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
-        let mut line = serde_json::to_vec(metrics).expect("metrics have only JSON types");
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(TrainError::io(&self.path))
+    /// Whatever the file system reports; the lines that are missing stay in memory.
+    pub fn sync(&mut self) -> Result<(), TrainError> {
+        self.flush()?;
+        self.file.sync().map_err(TrainError::io(&self.path))
+    }
+
+    fn flush(&mut self) -> Result<(), TrainError> {
+        while !self.pending.is_empty() {
+            match self.file.write(&self.pending) {
+                Ok(0) => return Err(TrainError::io(&self.path)(ErrorKind::WriteZero.into())),
+                Ok(written) => drop(self.pending.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(TrainError::io(&self.path)(error)),
+            }
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+    use crate::train::files::Disk;
+    use crate::train::files::faulty::{Faulty, NO_SPACE};
+
+    fn steps(path: &Path) -> Vec<u64> {
+        let text = std::fs::read_to_string(path).expect("read");
+        text.lines().map(|line| serde_json::from_str::<StepMetrics>(line).expect("whole lines").step).collect()
+    }
 
     fn metrics(step: u64) -> StepMetrics {
-        let report =
-            StepReport { step: step - 1, epoch: 0, learning_rate: 0.1, loss: 2.0, stats: [("grad_norm".to_owned(), 3.0)].into(), queue: Some((8, 16)) };
+        let report = StepReport {
+            step: step - 1,
+            epoch: 0,
+            learning_rate: 0.1,
+            loss: 2.0,
+            stats: [("grad_norm".to_owned(), 3.0)].into(),
+            overflowed: false,
+            queue: Some((8, 16)),
+        };
         StepMetrics::new(&report, 4.0, 100.0, 0.001)
     }
 
@@ -142,15 +214,37 @@ mod tests {
     }
 
     #[test]
-    fn going_on_from_a_checkpoint_drops_later_and_damaged_lines() {
+    fn going_on_from_a_checkpoint_drops_later_double_and_damaged_lines() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("metrics.jsonl");
-        let mut log = MetricsLog::open(&path, 0).expect("open");
-        (1..=5).for_each(|step| log.write(&metrics(step)).expect("write"));
+        let mut log = MetricsLog::open(&Disk, &path, 0).expect("open");
+        [1, 2, 2, 3, 4, 5].into_iter().for_each(|step| log.write(&metrics(step)));
         std::fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(b"{\"step\": 6, \"lo")).expect("append");
-        MetricsLog::open(&path, 3).expect("open").write(&metrics(4)).expect("write");
-        let text = std::fs::read_to_string(&path).expect("read");
-        let steps: Vec<u64> = text.lines().map(|line| serde_json::from_str::<StepMetrics>(line).expect("whole lines").step).collect();
-        assert_eq!(steps, [1, 2, 3, 4]);
+        MetricsLog::open(&Disk, &path, 3).expect("open").write(&metrics(4));
+        assert_eq!(steps(&path), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_line_without_a_finite_loss_is_a_line() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("metrics.jsonl");
+        let line = StepMetrics { loss: f32::NAN, loss_over_ln_k: f32::NAN, skipped: true, images_per_sec: f64::INFINITY, ..metrics(1) };
+        MetricsLog::open(&Disk, &path, 0).expect("open").write(&line);
+        MetricsLog::open(&Disk, &path, 1).expect("open").write(&metrics(2));
+        assert_eq!(steps(&path), [1, 2]);
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_refuses_come_later() {
+        // Opening is the first operation, every line one more.
+        for failing in 1..5 {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let path = directory.path().join("metrics.jsonl");
+            let mut log = MetricsLog::open(&Faulty::new(failing, NO_SPACE), &path, 0).expect("open");
+            (1..=3).for_each(|step| log.write(&metrics(step)));
+            let synced = log.sync();
+            assert_eq!(synced.is_err(), failing == 4, "only the sync reports that it failed");
+            assert_eq!(steps(&path), [1, 2, 3]);
+        }
     }
 }

@@ -1,21 +1,24 @@
 //! The run directory: `graphs/`, `preset.toml`, `checkpoints/`, `metrics.jsonl`, `init.json` if the run
 //! started from given weights and, at the end, `encoder.onnx`.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use graphgen::artifacts;
 use graphgen::manifest::Manifest;
-use graphgen::preset::Preset;
+use graphgen::preset::{Device, Guards, Preset};
 use graphgen::training_api;
-use graphgen::weights::write_atomically;
 
+use super::files::{Disk, is_unfinished, remove_unfinished, replace};
 use super::{GraphSource, TrainError};
 
 const GRAPHS: &str = "graphs";
 /// Graphs that are being written; renamed when complete.
 const UNFINISHED_GRAPHS: &str = ".graphs.tmp";
 const PRESET: &str = "preset.toml";
+/// Locked while a process trains here.
+const LOCK: &str = ".lock";
 
 /// Where a run keeps its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,8 +109,8 @@ impl RunDirectory {
         if !file.exists() {
             // The preset is written last: graphs without one are what an interrupted start left.
             let foreign = entries.iter().find(|entry| {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                name != GRAPHS && name != UNFINISHED_GRAPHS && !name.ends_with(".tmp")
+                let name = entry.file_name();
+                name != GRAPHS && name != LOCK && !is_unfinished(&entry.path())
             });
             return match foreign {
                 None => Ok(()),
@@ -124,34 +127,40 @@ impl RunDirectory {
         Err(self.refuse(format!("holds a run with other settings: {differences}. Choose another --out, or give the same settings to go on with it")))
     }
 
-    /// Creates the directory, its graphs and `preset.toml`, or takes the graphs that are there; [`check`](Self::check)
-    /// first.
+    /// Creates the directory and keeps other processes from training in it for as long as the file is open;
+    /// [`check`](Self::check) first. Removes what an interrupted process left unfinished.
+    ///
+    /// # Errors
+    /// Another process trains here; a directory that cannot be written.
+    pub fn lock(&self) -> Result<File, TrainError> {
+        fs::create_dir_all(&self.root).map_err(TrainError::io(&self.root))?;
+        let path = self.root.join(LOCK);
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(TrainError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(self.refuse("another process trains here; wait for it, or choose another --out".into()));
+            }
+            Err(TryLockError::Error(error)) if matches!(error.kind(), ErrorKind::Unsupported) => {
+                tracing::warn!("{}: this file system has no locks; make sure that no other process trains here", self.root.display());
+            }
+            Err(TryLockError::Error(error)) => return Err(TrainError::io(path)(error)),
+        }
+        remove_unfinished(&self.root)?;
+        Ok(file)
+    }
+
+    /// Creates graphs and `preset.toml`, or takes the graphs that are there; [`lock`](Self::lock) first.
     ///
     /// # Errors
     /// Graphs that cannot be built, and whatever the file system reports.
     pub fn prepare(&self, source: &GraphSource) -> Result<Manifest, TrainError> {
-        fs::create_dir_all(&self.root).map_err(TrainError::io(&self.root))?;
         let manifest = self.prepare_graphs(source)?;
         let file = self.root.join(PRESET);
         if !file.exists() {
-            write_atomically(&file, source.preset().to_toml().as_bytes())?;
+            replace(&Disk, &file, source.preset().to_toml().as_bytes())?;
         }
         Ok(manifest)
-    }
-
-    /// Keeps other processes from training in this directory for as long as the file is open;
-    /// [`prepare`](Self::prepare) first.
-    ///
-    /// # Errors
-    /// Another process trains here.
-    pub fn lock(&self) -> Result<fs::File, TrainError> {
-        let path = self.root.join(PRESET);
-        let file = fs::File::open(&path).map_err(TrainError::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => Err(self.refuse("another process trains here; wait for it, or choose another --out".into())),
-            Err(fs::TryLockError::Error(error)) => Err(TrainError::io(path)(error)),
-        }
     }
 
     fn prepare_graphs(&self, source: &GraphSource) -> Result<Manifest, TrainError> {
@@ -210,7 +219,10 @@ pub(super) fn differences(earlier: &Preset, now: &Preset) -> Vec<String> {
         preset.train.workers = 0;
         preset.train.checkpoint_every_steps = 0;
         preset.train.checkpoint_every_epochs = 0;
-        preset.device = graphgen::preset::Device::default();
+        preset.device = Device::default();
+        preset.train.keep_last = 1;
+        preset.train.keep_every = 0;
+        preset.guards = Guards::default();
         serde_json::to_value(preset).expect("a preset has only JSON types")
     };
     let (earlier, now) = (comparable(earlier), comparable(now));
@@ -239,6 +251,7 @@ mod tests {
         RunDirectory::new(&directory.path().join("absent/deeper")).check(&preset).expect("an absent one, too");
 
         fs::create_dir(directory.path().join(UNFINISHED_GRAPHS)).expect("create");
+        fs::write(directory.path().join(LOCK), "").expect("write");
         run.check(&preset).expect("so will what an interrupted start left");
 
         let other = directory.path().join("notes.txt");
@@ -257,7 +270,6 @@ mod tests {
     #[test]
     fn only_one_process_trains_in_a_directory() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        fs::write(directory.path().join(PRESET), "").expect("write");
         let run = RunDirectory::new(directory.path());
         let lock = run.lock().expect("free");
         assert!(run.lock().expect_err("taken").to_string().contains("another process"));
@@ -266,10 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn workers_and_checkpoint_intervals_may_change() {
+    fn workers_checkpoints_and_guards_may_change() {
         let mut changed = Preset::default();
         changed.train.workers = 7;
         changed.train.checkpoint_every_steps = 100;
+        changed.train.keep_last = 9;
+        changed.guards.patience_steps = 5;
         assert_eq!(differences(&Preset::default(), &changed), Vec::<String>::new());
     }
 }

@@ -1,5 +1,6 @@
 //! Before the first step: everything is checked, then the run directory, the engine and its state are made ready.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use graphgen::artifacts;
@@ -7,12 +8,15 @@ use graphgen::preset::Preset;
 use graphgen::weights::{Weights, load_safetensors};
 use ort::environment::Environment;
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, Checkpoint, Later, Versions};
+use super::files::Files;
 use super::fit::{Resume, TrainOptions};
+use super::guards::{Guards, unused_queue};
 use super::observer::Observer;
 use super::run::differences;
+use super::saves::Saves;
 use super::training::{Course, Training};
-use super::{InitRecord, MetricsLog, Probe, RunDirectory, TrainError, Trainer, engines};
+use super::{InitRecord, Interrupt, MetricsLog, Probe, RunDirectory, TrainError, Trainer, engines};
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 use crate::kernels::KernelSet;
 
@@ -28,6 +32,8 @@ pub(super) struct Setup<'a> {
     loader: Loader,
     probe: Option<Probe>,
     fingerprint: String,
+    /// Checkpoints that there were before the directory was locked.
+    found: Vec<(u64, PathBuf)>,
     /// Where the run goes on; `None` for a new one.
     checkpoint: Option<Checkpoint>,
     /// What a new run starts from, if not from random weights.
@@ -48,6 +54,7 @@ impl<'a> Setup<'a> {
         engines::check(options.engine, preset)?;
         let probe = options.probe.as_ref().map(|probe| Probe::open(probe, preset.train.seed, options.threads)).transpose()?;
         let fingerprint = dataset.fingerprint();
+        let found = checkpoint::list(&run.checkpoints())?;
         let checkpoint = find_checkpoint(&run, &options.resume)?;
         if let Some(checkpoint) = &checkpoint {
             check_origin(checkpoint, &run, preset, &fingerprint)?;
@@ -60,22 +67,26 @@ impl<'a> Setup<'a> {
             }
             (_, None) => None,
         };
-        Ok(Setup { options, preset, run, dataset, loader, probe, fingerprint, checkpoint, init })
+        Ok(Setup { options, preset, run, dataset, loader, probe, fingerprint, found, checkpoint, init })
     }
 
     /// Writes graphs and preset, opens the engine and gives it its state.
     ///
     /// # Errors
     /// Graphs that cannot be built or loaded, another process in the directory, and whatever the file system reports.
-    pub(super) fn start(self, environment: &Environment) -> Result<Training, TrainError> {
-        let Setup { options, preset, run, dataset, loader, probe, fingerprint, checkpoint, init } = self;
+    pub(super) fn start(self, environment: &Environment, files: Arc<dyn Files>, interrupt: &Interrupt) -> Result<Training, TrainError> {
+        let Setup { options, preset, run, dataset, loader, probe, fingerprint, found, checkpoint, init } = self;
         let steps_per_epoch = loader.batches_per_epoch() as u64;
         let total_steps = steps_per_epoch * preset.train.epochs as u64;
         let first_step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.progress.step);
         let last_step = options.max_steps.unwrap_or(total_steps).min(total_steps).max(first_step);
 
-        let manifest = run.prepare(&options.source)?;
         let lock = run.lock()?;
+        if checkpoint::list(&run.checkpoints())? != found {
+            let problem = "another process trained here a moment ago; start again to go on from its checkpoint".into();
+            return Err(TrainError::Run { path: run.root().into(), problem });
+        }
+        let manifest = run.prepare(&options.source)?;
         let mut engine = engines::open(options.engine, environment, &run.graphs(), manifest, options.threads, KernelSet::Native)?;
         match &checkpoint {
             Some(checkpoint) => checkpoint.restore(&mut *engine)?,
@@ -87,18 +98,39 @@ impl<'a> Setup<'a> {
                 engine.load_weights(&weights)?;
             }
         }
-        checkpoint::clean(&run.checkpoints(), first_step)?;
+        let later = if options.resume == Resume::Auto { Later::Damaged } else { Later::Left };
+        checkpoint::clean(&*files, &run.checkpoints(), first_step, later)?;
         let observer = Observer::start(environment, options, &run, &dataset, probe, (steps_per_epoch, first_step))?;
-        let log = MetricsLog::open(&run.metrics(), first_step)?;
+        let log = MetricsLog::open(&*files, &run.metrics(), first_step)?;
         tracing::info!(
             "{} images, {steps_per_epoch} steps an epoch, {} epochs; steps {first_step} to {last_step} of {total_steps}",
             dataset.len(),
             preset.train.epochs
         );
-        let trainer = Trainer::new(engine, preset, steps_per_epoch, first_step);
-        let course = Course { steps_per_epoch, last_step, total_steps };
+        if let Some(warning) = unused_queue(preset, steps_per_epoch, total_steps) {
+            tracing::warn!("{warning}");
+        }
         let saved = checkpoint.is_some().then_some(first_step);
-        Ok(Training { preset: preset.clone(), run, fingerprint, loader, trainer, observer, log, course, saved, last: None, _lock: lock })
+        let mut trainer = Trainer::new(engine, preset, steps_per_epoch, first_step);
+        let guards = Guards::new(preset, checkpoint.map(|checkpoint| checkpoint.progress.guards).unwrap_or_default());
+        trainer.set_learning_rate_factor(guards.state().learning_rate_factor);
+        let course = Course { steps_per_epoch, last_step, total_steps };
+        let saves = Saves::new(files, run.checkpoints(), saved);
+        Ok(Training {
+            preset: preset.clone(),
+            run,
+            fingerprint,
+            loader,
+            trainer,
+            guards,
+            observer,
+            log,
+            course,
+            saves,
+            interrupt: interrupt.clone(),
+            last: None,
+            _lock: lock,
+        })
     }
 }
 
@@ -131,7 +163,7 @@ fn find_checkpoint(run: &RunDirectory, resume: &Resume) -> Result<Option<Checkpo
 }
 
 fn check_origin(checkpoint: &Checkpoint, run: &RunDirectory, preset: &Preset, fingerprint: &str) -> Result<(), TrainError> {
-    let path = run.checkpoints().join(format!("step-{:08}", checkpoint.progress.step));
+    let path = checkpoint::folder_of(&run.checkpoints(), checkpoint.progress.step);
     let differences = differences(&checkpoint.progress.preset, preset);
     if !differences.is_empty() {
         let problem = format!("belongs to a run with other settings: {}; give the same ones, or --resume never and another --out", differences.join(", "));
@@ -141,6 +173,10 @@ fn check_origin(checkpoint: &Checkpoint, run: &RunDirectory, preset: &Preset, fi
         let problem = "was made with other training images (names or sizes differ); give the same --data, or another --out for a new run, with --init \
                        for these weights";
         return Err(TrainError::Checkpoint { path, problem: problem.into() });
+    }
+    let (earlier, now) = (&checkpoint.progress.versions, Versions::current());
+    if *earlier != now {
+        tracing::warn!("the checkpoint is of {earlier:?}, this is {now:?}: the run goes on, but not bit for bit as it would have");
     }
     Ok(())
 }

@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn figures_of_a_step_are_scalars_by_their_names() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let report = super::super::StepReport { step: 6, epoch: 1, learning_rate: 0.5, loss: 2.0, stats: Default::default(), queue: None };
+        let report = super::super::StepReport { step: 6, epoch: 1, learning_rate: 0.5, loss: 2.0, stats: Default::default(), overflowed: false, queue: None };
         let mut events = EventFile::create(folder.path(), 6).expect("file");
         events.scalars(&StepMetrics::new(&report, 4.0, 100.0, 0.25)).expect("write");
         events.picture("crops", 7, vec![1, 2, 3], (4, 5)).expect("write");

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use graphgen::methods::loss_scaling::SMALLEST_SCALE;
-use graphgen::preset::Preset;
+use graphgen::preset::{GuardAction, Preset};
+use graphgen::weights::Weights;
 
+use super::checkpoint::Checkpoint;
+use super::guards::{NOT_FINITE_ADVICE, not_finite};
 use super::{LearningRate, TrainError};
 use crate::session::Engine;
 
@@ -22,6 +25,8 @@ pub struct StepReport {
     /// Scalars of the graph: `code_entropy`, `live_prototypes`, `feature_std`, `grad_norm`; in mixed precision also the
     /// step's `loss_scale` and the run's `skipped_steps`.
     pub stats: BTreeMap<String, f32>,
+    /// Whether gradients overflowed in mixed precision: the optimizer leaves the step out then.
+    pub overflowed: bool,
     /// Rows of the queue that hold embeddings, and its length; `None` without a queue.
     pub queue: Option<(i64, usize)>,
 }
@@ -30,10 +35,14 @@ pub struct StepReport {
 pub struct Trainer {
     engine: Box<dyn Engine>,
     schedule: LearningRate,
+    learning_rate_factor: f64,
     steps_per_epoch: u64,
     frozen_steps: u64,
     queue_starts: u64,
     step: u64,
+    /// Whether steps may be left out: running statistics from before the step are kept for that.
+    may_skip: bool,
+    statistics: Weights,
 }
 
 impl Trainer {
@@ -42,10 +51,13 @@ impl Trainer {
         Trainer {
             engine,
             schedule: LearningRate::new(&preset.optim, steps_per_epoch, preset.train.epochs),
+            learning_rate_factor: 1.0,
             steps_per_epoch,
             frozen_steps: preset.optim.freeze_prototypes_niters,
             queue_starts: preset.loss.epoch_queue_starts as u64,
             step,
+            may_skip: preset.guards.not_finite == GuardAction::Skip,
+            statistics: Weights::new(),
         }
     }
 
@@ -59,68 +71,93 @@ impl Trainer {
         &*self.engine
     }
 
-    /// Trains on one batch: u8 [N·count·B, 3, S, S] for each group of adjacent crops of equal size, micro-batch after
-    /// micro-batch, each of them crop-major.
+    /// Multiplies the schedule's learning rates from now on.
+    pub fn set_learning_rate_factor(&mut self, factor: f64) {
+        self.learning_rate_factor = factor;
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// State of another network, optimizer or queue.
+    pub fn go_back(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+        checkpoint.restore(&mut *self.engine)?;
+        self.step = checkpoint.progress.step;
+        Ok(())
+    }
+
+    /// Trains on one batch; [`forward`](Self::forward) and [`apply`](Self::apply).
     ///
     /// # Errors
     /// A loss or gradient that is not finite, with the state as it was before the step except for running statistics;
     /// and whatever the engine reports.
     pub fn step(&mut self, crops: &[&[u8]]) -> Result<StepReport, TrainError> {
+        let mut report = self.forward(crops)?;
+        if let Some(finding) = not_finite(&report) {
+            return Err(TrainError::Unhealthy { message: format!("step {}: {finding}. {NOT_FINITE_ADVICE}", report.step) });
+        }
+        self.apply(&mut report)?;
+        Ok(report)
+    }
+
+    /// The first half of a step: loss and gradients of one batch, u8 [N·count·B, 3, S, S] for each group of adjacent crops
+    /// of equal size, micro-batch after micro-batch, each of them crop-major. [`apply`](Self::apply) or
+    /// [`skip`](Self::skip) next; the report's queue is that before the step.
+    ///
+    /// # Errors
+    /// Whatever the engine reports.
+    pub fn forward(&mut self, crops: &[&[u8]]) -> Result<StepReport, TrainError> {
         let (step, epoch) = (self.step, self.step / self.steps_per_epoch);
+        if self.may_skip {
+            self.statistics = self.engine.running_statistics()?;
+        }
 
         // 1. The learning rate of this step.
-        let learning_rate = self.schedule.at(step);
+        let learning_rate = self.schedule.at(step) * self.learning_rate_factor;
 
         // 2. to 5. and the backward pass of 6. are the engine's: normalised prototypes, forward, codes, loss, gradients;
         // with several micro-batches, the mean of their gradients.
         let output = self.engine.forward_backward(crops)?;
-        let (loss, mut stats, overflowed) = (output.loss, output.stats, output.overflowed);
-        // In mixed precision an overflow is no error: the optimizer skips the step and lowers the loss scale.
+        let (loss, mut stats) = (output.loss, output.stats);
+        // In mixed precision an overflow is no error: the optimizer leaves the step out and lowers the loss scale.
         let scaling = self.engine.loss_scaling()?;
-        if !overflowed || scaling.is_none_or(|scaling| f64::from(scaling.scale) <= SMALLEST_SCALE) {
-            check_finite(step, &loss, &stats)?;
-        }
+        let overflowed = output.overflowed && scaling.is_some_and(|scaling| f64::from(scaling.scale) > SMALLEST_SCALE);
         if let Some(scaling) = scaling {
             stats.insert("loss_scale".into(), scaling.scale);
-            stats.insert("skipped_steps".into(), scaling.skipped_steps + f32::from(u8::from(overflowed)));
+            stats.insert("skipped_steps".into(), scaling.skipped_steps + f32::from(u8::from(output.overflowed)));
         }
+        Ok(StepReport { step, epoch, learning_rate, loss, stats, overflowed, queue: self.engine.queue_filled() })
+    }
 
+    /// The second half of a step: the update; the report's queue becomes that after the step.
+    ///
+    /// # Errors
+    /// Whatever the engine reports.
+    pub fn apply(&mut self, report: &mut StepReport) -> Result<(), TrainError> {
         // The queue shifts in the forward pass; before its first epoch there is none yet, and its rows are dropped.
-        if epoch >= self.queue_starts && !overflowed {
+        if report.epoch >= self.queue_starts && !report.overflowed {
             self.engine.advance_queue()?;
         }
 
         // 6. The prototypes stay as they are at first.
-        let train_prototypes = step >= self.frozen_steps;
+        let train_prototypes = report.step >= self.frozen_steps;
 
         // 7. The optimizer.
-        self.engine.update(learning_rate as f32, train_prototypes)?;
+        self.engine.update(report.learning_rate as f32, train_prototypes)?;
 
         self.step += 1;
-        Ok(StepReport { step, epoch, learning_rate, loss, stats, queue: self.engine.queue_filled() })
+        report.queue = self.engine.queue_filled();
+        Ok(())
     }
-}
 
-fn check_finite(step: u64, loss: &f32, stats: &BTreeMap<String, f32>) -> Result<(), TrainError> {
-    let grad_norm = stats.get("grad_norm");
-    for (name, value) in std::iter::once(("loss", loss)).chain(grad_norm.map(|norm| ("gradient norm", norm))) {
-        if !value.is_finite() {
-            return Err(TrainError::NotFinite { name, value: *value, step });
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loss_or_gradient_that_is_not_finite_names_the_step_and_the_cause() {
-        let stats = |norm| BTreeMap::from([("grad_norm".to_owned(), norm)]);
-        check_finite(0, &8.0, &stats(1.0)).expect("finite");
-        let error = check_finite(41, &f32::NAN, &stats(1.0)).expect_err("NaN").to_string();
-        assert!(error.contains("step 41") && error.contains("optim.base_lr"), "{error}");
-        assert!(check_finite(0, &8.0, &stats(f32::INFINITY)).is_err());
+    /// In place of the second half: the step counts, but leaves parameters, running statistics, momentum and queue as they
+    /// were before it. Only for a preset whose `guards.not_finite` is `skip`.
+    ///
+    /// # Errors
+    /// Whatever the engine reports.
+    pub fn skip(&mut self) -> Result<(), TrainError> {
+        self.engine.load_running_statistics(&self.statistics)?;
+        self.step += 1;
+        Ok(())
     }
 }

@@ -1,18 +1,24 @@
-//! The loop of a run: batch, step, metrics, checkpoint; at the end the encoder.
+//! The loop of a run: batch, step, guards, metrics, checkpoint; at the end the encoder.
 
 use std::fs::File;
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use graphgen::artifacts::{self, EncoderOptions};
 use graphgen::preset::Preset;
-use graphgen::weights::write_atomically;
 
-use super::checkpoint::{self, Checkpoint};
-use super::fit::Summary;
+use super::checkpoint::{self, Checkpoint, Later, Retention, Versions};
+use super::files::replace;
+use super::fit::{Outcome, Summary};
+use super::guards::{Guards, Response, Strike, ln_k};
 use super::observer::Observer;
 use super::progress::Progress;
-use super::{MetricsLog, RunDirectory, StepMetrics, TrainError, Trainer};
-use crate::data::{BatchStream, Loader};
+use super::saves::Saves;
+use super::{Interrupt, MetricsLog, RunDirectory, StepMetrics, StopSignal, TrainError, Trainer};
+use crate::data::{Batch, BatchStream, Loader};
+
+/// How often a run that waits for data looks for requests to stop.
+const POLL: Duration = Duration::from_millis(200);
 
 /// The steps of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +37,12 @@ pub(super) struct Training {
     pub(super) fingerprint: String,
     pub(super) loader: Loader,
     pub(super) trainer: Trainer,
+    pub(super) guards: Guards,
     pub(super) observer: Observer,
     pub(super) log: MetricsLog,
     pub(super) course: Course,
-    /// Step of the newest checkpoint.
-    pub(super) saved: Option<u64>,
+    pub(super) saves: Saves,
+    pub(super) interrupt: Interrupt,
     /// The last step's line.
     pub(super) last: Option<StepMetrics>,
     /// Held until the run ends.
@@ -43,49 +50,64 @@ pub(super) struct Training {
 }
 
 impl Training {
-    /// Takes all steps, saves, and writes the encoder.
+    /// Takes all steps, saves, and writes the encoder; or saves and stops where it is asked to.
     ///
     /// # Errors
     /// Whatever stops a run; its checkpoints stay.
     pub(super) fn run(mut self) -> Result<Summary, TrainError> {
-        if self.trainer.steps_done() < self.course.last_step {
-            self.take_steps()?;
-        }
-        if self.saved != Some(self.trainer.steps_done()) {
+        let stopped = self.take_steps()?;
+        if self.saves.newest() != Some(self.trainer.steps_done()) {
             self.save()?;
         }
-        let encoder = artifacts::encoder(&self.preset, &self.trainer.engine().weights()?, &EncoderOptions::default())?;
-        write_atomically(&self.run.encoder(), &encoder)?;
-        Ok(Summary { steps: self.trainer.steps_done(), total_steps: self.course.total_steps, last: self.last, encoder: self.run.encoder() })
+        self.log.sync()?;
+        let outcome = match stopped {
+            Some(signal) => Outcome::Stopped(signal),
+            None => Outcome::Finished(self.write_encoder()?),
+        };
+        let strikes = &self.guards.state().strikes;
+        if !strikes.is_empty() {
+            tracing::warn!("guards that struck, and how often: {strikes:?}");
+        }
+        Ok(Summary { steps: self.trainer.steps_done(), total_steps: self.course.total_steps, last: self.last, outcome })
     }
 
-    fn take_steps(&mut self) -> Result<(), TrainError> {
-        let groups = self.preset.crops.groups().len();
-        let heads = self.preset.model.nmb_prototypes.counts();
-        let ln_k = heads.iter().map(|&count| (count as f64).ln()).sum::<f64>() / heads.len() as f64;
-
+    /// Takes steps up to the last one, or until the run is asked to stop: `Some` then.
+    fn take_steps(&mut self) -> Result<Option<StopSignal>, TrainError> {
+        if self.trainer.steps_done() == self.course.last_step {
+            return Ok(None);
+        }
+        if self.guards.may_roll_back() && self.saves.newest().is_none() {
+            self.save()?;
+        }
         let mut stream = self.stream();
         let mut progress = Progress::new(self.trainer.steps_done(), self.course.last_step, self.preset.train.epochs);
         let mut ended = Instant::now();
         while self.trainer.steps_done() < self.course.last_step {
-            let batch = stream.next()?;
-            let crops: Vec<&[u8]> = (0..groups).map(|group| batch.crops(group)).collect();
-            let report = self.trainer.step(&crops)?;
+            let batch = match self.next_batch(&mut stream) {
+                Ok(Some(batch)) => batch,
+                stopped_or_stalled => {
+                    stream.abandon();
+                    progress.finish();
+                    return stopped_or_stalled.map(|_| self.interrupt.stop_requested());
+                }
+            };
+            let Some(mut metrics) = self.step(&batch)? else {
+                stream = self.stream();
+                continue;
+            };
             let now = Instant::now();
             let seconds = now.duration_since(std::mem::replace(&mut ended, now)).as_secs_f64();
-            let mut metrics = StepMetrics::new(&report, ln_k, self.preset.train.batch_size as f64 / seconds, batch.waited().as_secs_f64());
+            metrics.images_per_sec = self.preset.train.batch_size as f64 / seconds;
             self.observer.step(&mut metrics, &self.trainer, &batch)?;
             // What is observed takes no training time.
             ended = Instant::now();
-            self.log.write(&metrics)?;
+            self.log.write(&metrics);
             progress.step(&metrics);
             self.last = Some(metrics);
-            if self.is_due() {
-                self.save()?;
-            }
+            self.save_if_due();
         }
         progress.finish();
-        Ok(())
+        Ok(None)
     }
 
     /// Batches from the next step on.
@@ -94,23 +116,102 @@ impl Training {
         self.loader.stream((step / steps_per_epoch) as usize, (step % steps_per_epoch) as usize)
     }
 
-    /// Whether the preset asks for a checkpoint after this step.
-    fn is_due(&self) -> bool {
-        let every = |interval: u64| interval > 0 && self.trainer.steps_done().is_multiple_of(interval);
+    /// The next batch; `None` if the run is asked to stop.
+    fn next_batch(&mut self, stream: &mut BatchStream) -> Result<Option<Batch>, TrainError> {
+        loop {
+            if self.interrupt.stop_requested().is_some() {
+                return Ok(None);
+            }
+            if let Some(batch) = stream.next_within(POLL)? {
+                self.guards.batch_came();
+                return Ok(Some(batch));
+            }
+            self.guards.waited(stream.waiting().as_secs_f64())?;
+        }
+    }
+
+    /// Takes a step and gives its line, whose speed is to be filled in; `None` if the run has gone back to an earlier step.
+    fn step(&mut self, batch: &Batch) -> Result<Option<StepMetrics>, TrainError> {
+        let crops: Vec<&[u8]> = (0..self.preset.crops.groups().len()).map(|group| batch.crops(group)).collect();
+        let mut report = self.trainer.forward(&crops)?;
+        let mut skipped = false;
+        match self.guards.judge(&report) {
+            None => self.trainer.apply(&mut report)?,
+            Some(Strike { response: Response::Skip, message }) => {
+                tracing::warn!("{message}. The step's update is left out");
+                self.trainer.skip()?;
+                skipped = true;
+            }
+            Some(Strike { response: Response::RollBack { healthy_step }, message }) => {
+                self.roll_back(healthy_step, message)?;
+                return Ok(None);
+            }
+            Some(Strike { response: Response::Stop, message }) => return Err(TrainError::Unhealthy { message }),
+        }
+        let metrics = StepMetrics::new(&report, ln_k(&self.preset), f64::NAN, batch.waited().as_secs_f64());
+        Ok(Some(StepMetrics { skipped, ..metrics }))
+    }
+
+    /// Goes back to the newest checkpoint of at most `healthy_step` steps; later ones are removed.
+    fn roll_back(&mut self, healthy_step: u64, message: String) -> Result<(), TrainError> {
+        let directory = self.run.checkpoints();
+        let Some(checkpoint) = checkpoint::newest_up_to(&directory, healthy_step)? else {
+            return Err(TrainError::Unhealthy { message: format!("{message}. There is no checkpoint from before to roll back to") });
+        };
+        let step = checkpoint.progress.step;
+        self.trainer.go_back(&checkpoint)?;
+        self.guards.roll_back_to(&checkpoint.progress.guards);
+        let factor = self.guards.state().learning_rate_factor;
+        self.trainer.set_learning_rate_factor(factor);
+        tracing::warn!("{message}. The run goes back to step {step}, with {factor} of the schedule's learning rate");
+        checkpoint::clean(&*self.saves.files, &directory, step, Later::Left)?;
+        self.log = MetricsLog::open(&*self.saves.files, &self.run.metrics(), step)?;
+        self.saves.go_back(step);
+        Ok(())
+    }
+
+    /// Saves if the preset, a signal or an earlier failure asks for it. A save that fails does not stop the run.
+    fn save_if_due(&mut self) {
+        let step = self.trainer.steps_done();
+        let every = |interval: u64| interval > 0 && step.is_multiple_of(interval);
         let train = &self.preset.train;
-        every(train.checkpoint_every_steps) || every(train.checkpoint_every_epochs as u64 * self.course.steps_per_epoch)
+        let by_preset = every(train.checkpoint_every_steps) || every(train.checkpoint_every_epochs as u64 * self.course.steps_per_epoch);
+        let by_signal = self.interrupt.take_save_request();
+        if by_preset || by_signal || self.saves.retry_is_due() {
+            match self.save() {
+                Ok(()) if by_signal => tracing::info!("saved after step {step}, as asked"),
+                Ok(()) => {}
+                Err(error) => self.saves.failed(&error),
+            }
+        }
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
-        let step = self.trainer.steps_done();
+        // A checkpoint never is ahead of the lines.
+        self.log.sync()?;
+        let (step, steps_per_epoch) = (self.trainer.steps_done(), self.course.steps_per_epoch);
         let progress = checkpoint::Progress {
             step,
-            epoch: step / self.course.steps_per_epoch,
+            epoch: step / steps_per_epoch,
+            batch: step % steps_per_epoch,
             preset: self.preset.clone(),
             dataset_fingerprint: self.fingerprint.clone(),
+            guards: self.guards.state().clone(),
+            versions: Versions::current(),
         };
-        Checkpoint::of(self.trainer.engine(), progress)?.save(&self.run.checkpoints())?;
-        self.saved = Some(step);
-        Ok(())
+        let train = &self.preset.train;
+        let every_steps = train.keep_every as u64 * steps_per_epoch;
+        let retention = Retention { last: train.keep_last, every_steps, healthy_step: self.guards.healthy_step(step) };
+        self.saves.save(&Checkpoint::of(self.trainer.engine(), progress)?, retention)
+    }
+
+    fn write_encoder(&self) -> Result<PathBuf, TrainError> {
+        let encoder = artifacts::encoder(&self.preset, &self.trainer.engine().weights()?, &EncoderOptions::default())?;
+        replace(&*self.saves.files, &self.run.encoder(), &encoder)?;
+        Ok(self.run.encoder())
     }
 }
+
+#[cfg(test)]
+#[path = "training_tests.rs"]
+mod tests;

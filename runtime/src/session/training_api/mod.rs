@@ -74,6 +74,19 @@ impl Source {
     }
 }
 
+fn read(trainer: &Trainer, spec: &TensorSpec) -> Result<(String, WeightTensor), EngineError> {
+    let value = trainer.checkpoint().get_parameter(&spec.name, &Allocator::default());
+    let data = value.and_then(|value| Ok(value.try_extract_tensor::<f32>()?.1.to_vec())).map_err(EngineError::run(format!("reading {}", spec.name)))?;
+    Ok((spec.name.clone(), WeightTensor { shape: spec.shape.clone(), data }))
+}
+
+fn write(trainer: &mut Trainer, spec: &TensorSpec, weights: &WeightTensor) -> Result<(), EngineError> {
+    let writing = || EngineError::run(format!("writing {}", spec.name));
+    let mut tensor = zeros::<f32>(&spec.shape).map_err(writing())?;
+    tensor.extract_tensor_mut().1.copy_from_slice(&weights.data);
+    ffi::update_parameter(trainer, &spec.name, &tensor).map_err(writing())
+}
+
 impl TrainingApiEngine {
     /// Loads the training API's models of an artifact directory, with a zeroed state; [`load_weights`](Engine::load_weights)
     /// next. `native` names the functions that the options' operators have kernels for.
@@ -208,13 +221,7 @@ impl Engine for TrainingApiEngine {
     }
 
     fn weights(&self) -> Result<Weights, EngineError> {
-        let allocator = Allocator::default();
-        let read = |spec: &TensorSpec| {
-            let value = self.trainer.checkpoint().get_parameter(&spec.name, &allocator)?;
-            let data = value.try_extract_tensor::<f32>()?.1.to_vec();
-            Ok((spec.name.clone(), WeightTensor { shape: spec.shape.clone(), data }))
-        };
-        self.source.tensors().map(|spec| read(spec).map_err(EngineError::run(format!("reading {}", spec.name)))).collect()
+        self.source.tensors().map(|spec| read(&self.trainer, spec)).collect()
     }
 
     fn load_weights(&mut self, weights: &Weights) -> Result<(), EngineError> {
@@ -225,13 +232,19 @@ impl Engine for TrainingApiEngine {
         if let Some(unknown) = weights.keys().find(|name| !known(name)) {
             return Err(EngineError::State { name: unknown.clone(), problem: "the network has no tensor of this name".into() });
         }
-        for spec in self.source.tensors() {
-            let writing = || EngineError::run(format!("writing {}", spec.name));
-            let mut tensor = zeros::<f32>(&spec.shape).map_err(writing())?;
-            tensor.extract_tensor_mut().1.copy_from_slice(&weights[&spec.name].data);
-            ffi::update_parameter(&mut self.trainer, &spec.name, &tensor).map_err(writing())?;
+        self.source.tensors().try_for_each(|spec| write(&mut self.trainer, spec, &weights[&spec.name]))
+    }
+
+    fn running_statistics(&self) -> Result<Weights, EngineError> {
+        self.source.manifest.running_statistics.iter().map(|spec| read(&self.trainer, spec)).collect()
+    }
+
+    fn load_running_statistics(&mut self, statistics: &Weights) -> Result<(), EngineError> {
+        let specs = &self.source.manifest.running_statistics;
+        for spec in specs {
+            checked(&spec.name, statistics.get(&spec.name), &spec.shape)?;
         }
-        Ok(())
+        specs.iter().try_for_each(|spec| write(&mut self.trainer, spec, &statistics[&spec.name]))
     }
 
     fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
