@@ -8,7 +8,10 @@
 1. kNN: scikit-learn's KNeighborsClassifier (brute force, cosine distance, weights exp(similarity / temperature)) gives
    the same class for every test image, for k = 10, 20 and 200 and temperatures 0.07 and 0.1.
 2. Linear: scikit-learn's LogisticRegression (L-BFGS, with the L2 penalty that the weight decay amounts to) is within one
-   point of `swav-rt eval linear` in top-1 accuracy.
+   point of `swav-rt eval linear` in top-1 accuracy. It stops after its default of 100 iterations, short of convergence.
+
+The bound is meant for the whole of CIFAR-10: with 2,000 test images a point is within chance, and SGD at a learning rate
+of 0.3 ends a point away from L-BFGS there.
 
 Needs numpy and scikit-learn.
 """
@@ -67,7 +70,7 @@ def main():
 
         ours = json.loads(swav_rt("eval", "linear", *sets, "--epochs", options.epochs, "--out", folder / "linear"))
         # Loss + wd/2·|W|² a mean over N images is 1/2·|W|² + C·(sum of losses) with C = 1 / (N·wd).
-        regression = LogisticRegression(C=1 / (len(train) * 1e-6), max_iter=2000)
+        regression = LogisticRegression(C=1 / (len(train) * 1e-6), max_iter=100)
         accuracy = regression.fit(train, train_classes).score(test, test_classes)
         check(abs(ours["top1"] - accuracy) <= 0.01, f"linear: {100 * ours['top1']:.2f} %, scikit-learn {100 * accuracy:.2f} %")
         check((predictions(folder / "linear") == test_classes).mean() == ours["top1"], "predictions.csv has the printed accuracy")
