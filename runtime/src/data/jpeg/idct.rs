@@ -34,7 +34,14 @@ pub(super) fn inverse_dct(simd: V3, coefficients: &[i16; 64], quantization: &[i1
     let divisors: [[i16; 16]; 4] = pulp::cast(*quantization);
     let mut rows: [__m256i; 4] = std::array::from_fn(|i| avx2._mm256_mullo_epi16(pulp::cast(rows[i]), pulp::cast(divisors[i])));
 
-    rows = transpose(simd, pass::<{ CONST_BITS - PASS1_BITS }>(simd, rows));
+    let below = avx2._mm256_or_si256(avx2._mm256_or_si256(rows[1], rows[2]), rows[3]);
+    let [first, fourth]: [[i16; 8]; 2] = pulp::cast(rows[0]);
+    rows = if fourth == [0; 8] && simd.avx._mm256_testz_si256(below, below) == 1 {
+        // Only the first row: libjpeg-turbo's shortcut wraps around where its full pass saturates.
+        std::array::from_fn(|i| pulp::cast([[first[i] << PASS1_BITS; 8], [first[i + 4] << PASS1_BITS; 8]]))
+    } else {
+        transpose(simd, pass::<{ CONST_BITS - PASS1_BITS }>(simd, rows))
+    };
     let columns = pass::<{ CONST_BITS + PASS1_BITS + 3 }>(simd, rows);
 
     // Columns 0-3 and 4-7, four rows in each half, to signed bytes; then rows in order.
@@ -52,8 +59,7 @@ pub(super) fn inverse_dct(simd: V3, coefficients: &[i16; 64], quantization: &[i1
 /// The samples of a block with a mean only, all alike.
 #[inline(always)]
 pub(super) fn inverse_dct_of_mean(mean: i16, quantization: i16) -> u8 {
-    let mean = i32::from(mean.wrapping_mul(quantization)) << PASS1_BITS;
-    let mean = mean.clamp(i32::from(i16::MIN), i32::from(i16::MAX));
+    let mean = i32::from(mean.wrapping_mul(quantization) << PASS1_BITS);
     (((mean + (1 << (PASS1_BITS + 2))) >> (PASS1_BITS + 3)) + 128).clamp(0, 255) as u8
 }
 
