@@ -49,8 +49,9 @@ impl Type {
         self.dims.iter().map(|dim| dim.clone().ok()).collect()
     }
 
+    /// `None` without a static shape, and for a number that no tensor has.
     pub(super) fn elements(&self) -> Option<u64> {
-        Some(self.static_dims()?.iter().product())
+        product(&self.static_dims()?)
     }
 
     pub(super) fn bytes(&self) -> Option<u64> {
@@ -61,12 +62,16 @@ impl Type {
             DataType::Double | DataType::Int64 | DataType::Uint64 => 8,
             _ => return None,
         };
-        Some(self.elements()? * size)
+        self.elements()?.checked_mul(size)
     }
 
     pub(super) fn is_float(&self) -> bool {
         matches!(self.dtype, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
     }
+}
+
+fn product(dims: &[u64]) -> Option<u64> {
+    dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim))
 }
 
 impl fmt::Display for Type {
@@ -99,7 +104,7 @@ pub(super) fn run_cost(
     outputs: &[&str],
     functions: &HashMap<FunctionKey<'_>, &FunctionProto>,
 ) -> (Cost, BTreeMap<String, usize>) {
-    let mut walk = Walk { functions, cost: Cost::default(), operators: BTreeMap::new(), depth: 0 };
+    let mut walk = Walk { functions, cost: Cost::default(), operators: BTreeMap::new(), depth: 0, visited: 0 };
     walk.cost.activation_bytes = walk.run(nodes, types, outputs);
     (walk.cost, walk.operators)
 }
@@ -109,17 +114,22 @@ struct Walk<'m> {
     cost: Cost,
     operators: BTreeMap<String, usize>,
     depth: usize,
+    /// Nodes walked so far, those of function bodies once a call.
+    visited: usize,
 }
 
 /// A malformed file could call functions in a circle.
 const MAX_DEPTH: usize = 16;
+/// Functions that call functions several times each grow exponentially: beyond this, calls count as one node.
+const MAX_VISITED: usize = 1_000_000;
 
 impl Walk<'_> {
     /// Peak bytes of the values that the nodes write.
     fn run(&mut self, nodes: &[NodeProto], mut types: HashMap<String, Type>, outputs: &[&str]) -> u64 {
         let nodes = needed(nodes, outputs);
+        self.visited += nodes.len() + 1;
         let buffers = Buffers::new(&nodes, outputs);
-        let (mut alive, mut peak) = (0, 0);
+        let (mut alive, mut peak) = (0u64, 0u64);
         let mut sizes: HashMap<&str, u64> = HashMap::new();
         for (index, node) in nodes.iter().enumerate() {
             if let Some(tensor) = constant(node) {
@@ -127,7 +137,7 @@ impl Walk<'_> {
                 continue;
             }
             let inside = match self.functions.get(&function_key(node.domain(), node.op_type(), node.overload())) {
-                Some(function) if self.depth < MAX_DEPTH => self.call(node, function, &types),
+                Some(function) if self.depth < MAX_DEPTH && self.visited < MAX_VISITED => self.call(node, function, &types),
                 _ => {
                     *self.operators.entry(operator_name(node.domain(), node.op_type())).or_default() += 1;
                     self.count_flops(node, &types);
@@ -138,11 +148,11 @@ impl Walk<'_> {
                 let bytes = types.get(output).and_then(Type::bytes);
                 self.cost.unknown_values += usize::from(bytes.is_none());
                 sizes.insert(output, bytes.unwrap_or(0));
-                alive += bytes.unwrap_or(0);
+                alive = alive.saturating_add(bytes.unwrap_or(0));
             }
-            peak = peak.max(alive + inside);
+            peak = peak.max(alive.saturating_add(inside));
             for name in &buffers.dead_after[index] {
-                alive -= sizes.remove(name).unwrap_or(0);
+                alive = alive.saturating_sub(sizes.remove(name).unwrap_or(0));
             }
         }
         peak
@@ -155,7 +165,7 @@ impl Walk<'_> {
         inner.extend(pairs.filter_map(|(inside, outside)| Some((inside.clone(), types.get(outside)?.clone()))));
         let outputs: Vec<&str> =
             function.output.iter().zip(&node.output).filter(|(_, outside)| !outside.is_empty()).map(|(inside, _)| inside.as_str()).collect();
-        let outputs_bytes: u64 = outputs.iter().filter_map(|&output| inner.get(output)?.bytes()).sum();
+        let outputs_bytes = outputs.iter().filter_map(|&output| inner.get(output)?.bytes()).fold(0, u64::saturating_add);
         self.depth += 1;
         let peak = self.run(&function.node, inner, &outputs);
         self.depth -= 1;
@@ -164,7 +174,7 @@ impl Walk<'_> {
 
     fn count_flops(&mut self, node: &NodeProto, types: &HashMap<String, Type>) {
         let dims = |name: Option<&String>| types.get(name?)?.static_dims();
-        let elements = |name: Option<&String>| dims(name).map(|dims| dims.iter().product::<u64>());
+        let elements = |name: Option<&String>| dims(name).and_then(|dims| product(&dims));
         let (a, b, y) = (node.input.first(), node.input.get(1), node.output.first());
         // Products behind each element of a convolution's output (input, if transposed).
         let taps = || Some(elements(b)? / dims(b)?.first().filter(|&&dim| dim > 0)?);
@@ -176,7 +186,9 @@ impl Walk<'_> {
             _ => return,
         };
         match products {
-            Some((elements, length)) => self.cost.flops += 2 * elements * length,
+            Some((elements, length)) => {
+                self.cost.flops = self.cost.flops.saturating_add(elements.saturating_mul(length).saturating_mul(2));
+            }
             None => self.cost.unknown_products += 1,
         }
     }

@@ -50,8 +50,8 @@ pub struct Size {
 impl Size {
     fn add(&mut self, ty: &Type) {
         self.tensors += 1;
-        self.elements += ty.elements().unwrap_or(0);
-        self.bytes += ty.bytes().unwrap_or(0);
+        self.elements = self.elements.saturating_add(ty.elements().unwrap_or(0));
+        self.bytes = self.bytes.saturating_add(ty.bytes().unwrap_or(0));
     }
 }
 

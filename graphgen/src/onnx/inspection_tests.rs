@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Dim, Inspection, ModelOptions, inspect, write_model};
+use super::{Dim, Inspection, ModelOptions, inspect, read_model, write_model};
 use crate::functions::relu_grad::ReluGrad;
 use crate::ir::{DType, Graph, TensorData, TensorType};
 use crate::ops::conv::Window;
@@ -95,4 +95,24 @@ fn symbolic_shapes_are_reported_as_unknown_cost() {
     assert_eq!((inspection.cost.flops, inspection.cost.unknown_products, inspection.cost.unknown_values), (0, 1, 1));
     assert_eq!(inspection.parameters.elements, 8, "without gradients the floating-point constants are the parameters");
     assert_eq!(inspection.inputs[0].1, "f32 [N, 4]");
+}
+
+/// A file of the corpus of hostile models.
+fn hostile(name: &str) -> Inspection {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/onnx").join(name);
+    inspect(&read_model(&std::fs::read(path).expect("read")).expect("a model"))
+}
+
+#[test]
+fn shapes_that_no_tensor_has_count_as_unknown() {
+    let inspection = hostile("huge-shape");
+    assert_eq!((inspection.cost.flops, inspection.cost.unknown_products), (0, 1));
+    hostile("huge-dilation");
+}
+
+#[test]
+fn functions_that_call_each_other_end() {
+    assert!(hostile("exponential-functions").expanded.values().sum::<usize>() > 1000);
+    assert_eq!(hostile("recursive-function").functions, 1);
+    hostile("cycle");
 }
