@@ -80,7 +80,6 @@ fn settings_that_cannot_work_are_wrong_usage() {
     folder.refuses(&["--set", "base_lr=1"], 2, &["--set base_lr=1", "section.key=value"]);
     folder.refuses(&["--set", "crops.crops_for_assign=[7]"], 2, &["crops.crops_for_assign", "crop 7"]);
     folder.refuses(&["--set", "model.nmb_prototypes=1"], 2, &["model.nmb_prototypes"]);
-    folder.refuses(&["--engine", "training-api"], 2, &["stock engine"]);
     folder.refuses(&["--provider", "cuda"], 1, &["--provider cuda", "CUDAExecutionProvider", "scripts/setup.sh --provider cuda"]);
     folder.refuses(&["--provider", "directml"], 1, &["--provider directml", "onnxruntime-directml"]);
     folder.refuses(&["--set", "train.precision=mixed-f16"], 2, &["train.precision", "train.emulate_f16"]);

@@ -31,12 +31,14 @@ impl Observer {
         probe: Option<Probe>,
         (steps_per_epoch, step): (u64, u64),
     ) -> Result<Observer, TrainError> {
+        // JSON is text, and a path may be none.
+        let paths: Vec<_> = options.data.iter().map(|path| path.to_string_lossy()).collect();
         let note = json!({
             "program": concat!("swav-rt ", env!("CARGO_PKG_VERSION")),
             "onnxruntime": ort::info(),
             "machine": crate::machine::Machine::read(),
             "threads": options.threads,
-            "data": { "paths": options.data, "images": dataset.len(), "classes": dataset.class_names().len() },
+            "data": { "paths": paths, "images": dataset.len(), "classes": dataset.class_names().len() },
         });
         write_atomically(&run.environment(), &serde_json::to_vec_pretty(&note).expect("a note has only JSON types"))?;
         let events = if options.tensorboard { Some(EventFile::create(&run.tensorboard(), step)?) } else { None };
@@ -45,29 +47,55 @@ impl Observer {
         Ok(Observer { environment, preset, run, steps_per_epoch, probe, events, crops_noted })
     }
 
-    /// Adds to the line of a step, before it is written.
-    pub(super) fn step(&mut self, metrics: &mut StepMetrics, trainer: &Trainer, batch: &Batch) -> Result<(), TrainError> {
+    /// Adds to the line of a step, before it is written. What goes wrong here is said and stops no run.
+    pub(super) fn step(&mut self, metrics: &mut StepMetrics, trainer: &Trainer, batch: &Batch) {
         if !self.crops_noted {
             self.crops_noted = true;
-            if let Some(grid) = crop_grid(&self.preset, batch) {
-                write_atomically(&self.run.crops(), &grid.jpeg)?;
-                if let Some(events) = &mut self.events {
-                    events.picture("crops", metrics.step, grid.jpeg, grid.size)?;
-                }
-            }
+            warn(self.note_crops(metrics.step, batch), "the picture of the first crops");
         }
-        if let Some(probe) = self.probe.as_ref().filter(|probe| probe.is_due(metrics.step, self.steps_per_epoch)) {
-            let scores = probe.measure(&self.environment, &self.preset, &trainer.engine().weights()?)?;
-            (metrics.probe_knn, metrics.probe_linear) = (scores.knn, scores.linear);
-            for (name, accuracy) in [("kNN", scores.knn), ("linear", scores.linear)] {
-                if let Some(accuracy) = accuracy {
-                    tracing::info!("{name} probe after epoch {}: {:.2} %", metrics.epoch + 1, 100.0 * accuracy);
-                }
-            }
+        if self.probe.as_ref().is_some_and(|probe| probe.is_due(metrics.step, self.steps_per_epoch)) {
+            warn(self.probe(metrics, trainer), "the probe's accuracy");
         }
+        if let Some(events) = &mut self.events {
+            let written = events.scalars(metrics);
+            if written.is_err() {
+                self.events = None;
+            }
+            warn(written, "TensorBoard's events from here on");
+        }
+    }
+
+    /// The run goes on after an earlier `step`.
+    pub(super) fn go_back(&mut self, step: u64) {
+        if self.events.is_some() {
+            let events = EventFile::create(&self.run.tensorboard(), step);
+            self.events = warn(events, "TensorBoard's events from here on");
+        }
+    }
+
+    fn note_crops(&mut self, step: u64, batch: &Batch) -> Result<(), TrainError> {
+        let Some(grid) = crop_grid(&self.preset, batch) else { return Ok(()) };
+        write_atomically(&self.run.crops(), &grid.jpeg)?;
         match &mut self.events {
-            Some(events) => events.scalars(metrics),
+            Some(events) => events.picture("crops", step, grid.jpeg, grid.size),
             None => Ok(()),
         }
     }
+
+    fn probe(&self, metrics: &mut StepMetrics, trainer: &Trainer) -> Result<(), TrainError> {
+        let Some(probe) = &self.probe else { return Ok(()) };
+        let scores = probe.measure(&self.environment, &self.preset, &trainer.engine().weights()?)?;
+        (metrics.probe_knn, metrics.probe_linear) = (scores.knn, scores.linear);
+        for (name, accuracy) in [("kNN", scores.knn), ("linear", scores.linear)] {
+            if let Some(accuracy) = accuracy {
+                tracing::info!("{name} probe after epoch {}: {:.2} %", metrics.epoch + 1, 100.0 * accuracy);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says what is missing when something could not be noted.
+fn warn<T>(result: Result<T, TrainError>, missing: &str) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!("{error}; the run goes on without {missing}")).ok()
 }

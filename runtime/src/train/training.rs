@@ -98,7 +98,7 @@ impl Training {
             let now = Instant::now();
             let seconds = now.duration_since(std::mem::replace(&mut ended, now)).as_secs_f64();
             metrics.images_per_sec = self.preset.train.batch_size as f64 / seconds;
-            self.observer.step(&mut metrics, &self.trainer, &batch)?;
+            self.observer.step(&mut metrics, &self.trainer, &batch);
             // What is observed takes no training time.
             ended = Instant::now();
             self.log.write(&metrics);
@@ -167,6 +167,7 @@ impl Training {
         checkpoint::clean(&*self.saves.files, &directory, step, Later::Left)?;
         self.log = MetricsLog::open(&*self.saves.files, &self.run.metrics(), step)?;
         self.saves.go_back(step);
+        self.observer.go_back(step);
         Ok(())
     }
 

@@ -13,11 +13,11 @@ use crate::kernels::gemm::{Gathered, OUTSIDE, PANEL, add_outer_products, gathere
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
 
-/// Outputs of a piece at most, where they are not a single row.
-const PIECE_OUTPUTS: usize = 192;
+/// Outputs of a piece, fewest and most: the fewer, the more often the weights pass by.
+const PIECE_OUTPUTS: (usize, usize) = (48, 192);
 
-/// Elements of sources and outputs that a piece may have: what fits a core's second-level cache beside the weights that
-/// pass by.
+/// Elements of sources and outputs that a piece should have: what fits a core's second-level cache beside the weights
+/// that pass by.
 const PIECE_ELEMENTS: usize = 128 * 1024;
 
 /// Pieces of a batch of small maps at least: enough for the threads to share.
@@ -160,9 +160,10 @@ impl Plan {
     fn new(batch: usize, taps: Taps, sources: Sources, to: usize) -> Plan {
         let outputs = taps.outputs();
         let elements = sources.plane * sources.depth() + outputs * padded(to);
-        let images = (PIECE_OUTPUTS / outputs.max(1)).min(PIECE_ELEMENTS / elements.max(1)).min(batch / PIECES);
+        let of_piece = (PIECE_ELEMENTS * outputs / elements.max(1)).clamp(PIECE_OUTPUTS.0, PIECE_OUTPUTS.1);
+        let images = (of_piece / outputs.max(1)).min(batch / PIECES);
         let images = if images > IMAGES { images / IMAGES * IMAGES } else { images.max(1) };
-        let whole_rows = (PIECE_OUTPUTS / taps.width).max(1) * taps.width;
+        let whole_rows = (of_piece / taps.width).max(1) * taps.width;
         let len = if images > 1 { outputs } else { whole_rows.min(outputs) };
         let strips = (0..outputs).step_by(len.max(1)).map(|first| Strip::new(&taps, first..(first + len).min(outputs))).collect();
         Plan { taps, sources, to, images, strips }
