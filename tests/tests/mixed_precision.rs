@@ -26,8 +26,6 @@ fn preset(changes: &[&str]) -> Preset {
         "crops.nmb_crops=[2, 2]",
         "train.batch_size=8",
         "train.sinkhorn=graph",
-        // Nearly one-hot codes of so small a batch flip with any rounding, and the losses of two runs with them.
-        "loss.epsilon=0.5",
         "optim.name=sgd",
     ];
     let overrides: Vec<String> = small.iter().chain(changes).map(|&text| text.to_owned()).collect();
@@ -67,32 +65,60 @@ fn crops(preset: &Preset, batch: usize) -> Vec<Vec<u8>> {
     preset.crops.groups().iter().map(|crops| group(crops.count, crops.size_px)).collect()
 }
 
-fn losses(changes: &[&str], steps: usize) -> Vec<f32> {
+/// Losses of 50 steps at a learning rate; `prepare` may change the initial state.
+fn losses(changes: &[&str], learning_rate: f32, prepare: impl FnOnce(&mut StockEngine)) -> Vec<f32> {
     let (preset, directory) = (preset(changes), tempfile::tempdir().expect("a temporary directory"));
     let mut engine = engine(&preset, &directory.path().join("graphs"));
     // Below the initial scale, with which this network's first steps are skipped: they would be updates behind.
     set_scale(&mut engine, 4096.0);
+    prepare(&mut engine);
     let batches: Vec<Vec<Vec<u8>>> = (0..BATCHES).map(|batch| crops(&preset, batch)).collect();
-    let losses = (0..steps).map(|step| {
+    let losses = (0..50).map(|step| {
         let slices: Vec<&[u8]> = batches[step % BATCHES].iter().map(Vec::as_slice).collect();
         let output = engine.forward_backward(&slices).expect("a step");
         assert!(!output.overflowed, "step {step}");
-        engine.update(1e-4, true).expect("an update");
+        engine.update(learning_rate, true).expect("an update");
         output.loss
     });
     losses.collect()
 }
 
+/// Rounds weights to the 11 bits that f16 holds.
+fn round_weights(engine: &mut StockEngine) {
+    let mut weights = engine.weights().expect("read");
+    for value in weights.values_mut().flat_map(|tensor| &mut tensor.data) {
+        *value = f32::from_bits((value.to_bits() + (1 << 12)) & !((1 << 13) - 1));
+    }
+    engine.load_weights(&weights).expect("they fit");
+}
+
+/// The largest relative distance of two courses.
+fn distance(single: &[f32], other: &[f32]) -> f64 {
+    let distances = single.iter().zip(other).map(|(a, b)| f64::from((a - b).abs() / a));
+    distances.fold(0.0, f64::max)
+}
+
 #[test]
 fn fifty_steps_are_within_two_per_cent_of_f32() {
-    let (single, mixed) = (losses(F32, 50), losses(MIXED, 50));
-    let distance = |(a, b): (&f32, &f32)| f64::from((a - b).abs() / a);
-    let distances: Vec<f64> = single.iter().zip(&mixed).map(distance).collect();
-    let largest = distances.iter().copied().fold(0.0, f64::max);
+    // With an epsilon at which codes are soft; see the next test.
+    let soft = ["loss.epsilon=0.5"];
+    let single = losses(&[F32, &soft].concat(), 1e-4, |_| {});
+    let largest = distance(&single, &losses(&[MIXED, &soft].concat(), 1e-4, |_| {}));
     println!("largest distance {largest:.1e}, loss {} to {}", single[0], single[49]);
-    assert!(largest <= 0.02, "{distances:?}");
+    assert!(largest <= 0.02, "{largest}");
     assert!(largest > 0.0, "16 bits round");
     assert!(single[45..].iter().sum::<f32>() < 0.95 * single[..5].iter().sum::<f32>(), "the model learns: {single:?}");
+}
+
+/// With nearly one-hot codes of a few images, a code flips with any rounding and the courses part: those of f32 too, when
+/// its first weights are rounded to 16 bits once. Mixed precision, which rounds in every step, parts no further.
+#[test]
+fn with_hard_codes_mixed_precision_parts_from_f32_as_f32_does_from_itself() {
+    let single = losses(F32, 1e-3, |_| {});
+    let own = distance(&single, &losses(F32, 1e-3, round_weights));
+    let mixed = distance(&single, &losses(MIXED, 1e-3, |_| {}));
+    println!("largest distance: mixed {mixed:.1e}, f32 with rounded weights {own:.1e}");
+    assert!(mixed <= 3.0 * own, "mixed {mixed}, f32 with rounded weights {own}");
 }
 
 #[test]
