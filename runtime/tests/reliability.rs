@@ -313,15 +313,22 @@ fn kill_runs(folder: &Folder, runs: usize, seed: u64) -> (usize, usize) {
     for number in 0..runs {
         let run = format!("run-{number}");
         // Killed once to three times, then left alone.
-        for _ in 0..random.random_range(1..=3) {
+        let (wanted, mut killed) = (random.random_range(1..=3), 0);
+        while killed < wanted {
             let mut child = folder.command(&run, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start");
             std::thread::sleep(Duration::from_secs_f64(duration * random.random_range(0.0..1.0)));
             child.kill().expect("kill");
             if child.wait().expect("ended").code().is_none() {
-                kills += 1;
+                killed += 1;
                 in_a_save += usize::from(unfinished_save(&folder.path(&run)));
+            } else if killed == 0 {
+                // It had ended before.
+                fs::remove_dir_all(folder.path(&run)).expect("remove");
+            } else {
+                break;
             }
         }
+        kills += killed;
         folder.succeeds(&run, &[]);
         assert!(folder.parameters(&run) == expected, "run {number} of seed {seed} ends with other parameters");
         assert_eq!(folder.steps(&run), steps, "run {number} of seed {seed}");
