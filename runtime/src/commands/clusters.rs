@@ -116,7 +116,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let (largest, size) = sizes.enumerate().max_by_key(|&(cluster, size)| (size, std::cmp::Reverse(cluster))).unwrap_or_default();
     let pairs = clusters.duplicates.len();
     let value = json!({
-        "out": out, "images": dataset.len(), "prototypes": clusters.len(), "empty": empty, "near_duplicate_pairs": pairs,
+        "out": out.to_string_lossy(), "images": dataset.len(), "prototypes": clusters.len(), "empty": empty, "near_duplicate_pairs": pairs,
         "largest": { "cluster": largest, "images": size },
     });
     output.result(&value, || {

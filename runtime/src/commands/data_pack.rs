@@ -60,7 +60,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         tracing::warn!("left out: {image}");
     }
     let value = serde_json::json!({
-        "out": args.out, "images": packed.images, "shards": packed.shards, "bytes": packed.bytes, "left_out": packed.left_out,
+        "out": args.out.to_string_lossy(), "images": packed.images, "shards": packed.shards, "bytes": packed.bytes, "left_out": packed.left_out,
     });
     output.result(&value, || {
         let (images, shards, left_out) = (packed.images, packed.shards, packed.left_out.len());

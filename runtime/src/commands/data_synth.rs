@@ -33,7 +33,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let config = SynthConfig { images: args.images, classes: args.classes, size_px: args.size, seed: args.seed };
     synth::write(&args.out, &config)?;
     let classes = args.classes.min(args.images);
-    let value = serde_json::json!({ "out": args.out, "images": args.images, "size_px": args.size, "classes": classes });
+    let value = serde_json::json!({ "out": args.out.to_string_lossy(), "images": args.images, "size_px": args.size, "classes": classes });
     output.result(&value, || format!("{}: {} images of {} px in {classes} classes", args.out.display(), args.images, args.size));
     Ok(())
 }

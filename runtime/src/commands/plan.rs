@@ -119,7 +119,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     }
     let value = json!({
         "images": facts.images, "short_side_px": facts.short_side_px, "classes": facts.classes, "expected_hours": expected,
-        "reasons": proposal.reasons, "advice": proposal.advice, "preset": proposal.preset, "out": args.out,
+        "reasons": proposal.reasons, "advice": proposal.advice, "preset": proposal.preset, "out": args.out.as_ref().map(|out| out.to_string_lossy()),
     });
     output.result(&value, || text);
     Ok(())

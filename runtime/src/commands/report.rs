@@ -28,6 +28,8 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let out = args.out.unwrap_or_else(|| args.run[0].join("report.html"));
     write_atomically(&out, html(&runs).as_bytes())?;
     let steps: usize = runs.iter().map(|run| run.metrics.len()).sum();
-    output.result(&json!({ "out": out, "runs": runs.len(), "steps": steps }), || format!("{}: {steps} steps of {} runs", out.display(), runs.len()));
+    output.result(&json!({ "out": out.to_string_lossy(), "runs": runs.len(), "steps": steps }), || {
+        format!("{}: {steps} steps of {} runs", out.display(), runs.len())
+    });
     Ok(())
 }

@@ -123,7 +123,8 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         Outcome::Stopped(_) => None,
     };
     let value = serde_json::json!({
-        "steps": summary.steps, "total_steps": summary.total_steps, "last": summary.last, "encoder": encoder,
+        "steps": summary.steps, "total_steps": summary.total_steps, "last": summary.last,
+        "encoder": encoder.map(|encoder| encoder.to_string_lossy()),
         "resume": stopped.as_ref().map(|(_, command)| String::from_utf8_lossy(command)),
     });
     output.result(&value, || {
