@@ -146,9 +146,13 @@ find_python() {
         "(Debian, Ubuntu: apt install python3-pip); or set ORT_DYLIB_PATH to an ONNX Runtime library of your own"
 }
 
+# Temporary folders, removed however the script ends.
+work='' wheels=''
+trap 'rm -rf ${work:+"$work"} ${wheels:+"$wheels"}' EXIT
+
 # NVIDIA's libraries into .ort/cuda.
 fetch_cuda() {
-    local into=$root/.ort/cuda wheels
+    local into=$root/.ort/cuda
     if [ ! -f "$into/complete" ]; then
         find_python
         wheels=$(mktemp -d "$root/.ort/cuda.XXXXXX")
@@ -162,6 +166,7 @@ fetch_cuda() {
         mkdir -p "$into"
         find "$wheels/unpacked" -name '*.so*' -type f -exec mv -f {} "$into/" \;
         rm -rf "$wheels"
+        wheels=''
         touch "$into/complete"
     fi
     echo "Let the system find CUDA: export LD_LIBRARY_PATH=$into\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}" >&2
@@ -189,7 +194,6 @@ find_python
 # Everything happens in a temporary folder on the same file system; the last step is a rename.
 mkdir -p "$root/$folder"
 work=$(mktemp -d "$root/.ort/setup.XXXXXX")
-trap 'rm -rf "$work"' EXIT
 
 echo "Fetching $name for $platform" >&2
 PIP_REQUIRE_VIRTUALENV=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip download --quiet \

@@ -280,7 +280,7 @@ fn engine(preset: &Preset, directory: &Path) -> Option<(TrainingApiEngine, Manif
     let mut weights = load_safetensors(&graphs.join("init.safetensors")).expect("weights");
     weights.retain(|name, _| manifest.parameters.iter().any(|spec| spec.name == *name));
     with_given_gradients(&graphs, &mut manifest);
-    let options = SessionOptions { threads: 1, operators: None, ..SessionOptions::default() };
+    let options = SessionOptions { threads: 1, ..SessionOptions::default() };
     let mut engine = TrainingApiEngine::open(&environment, &graphs, &manifest, &options, &[]).expect("the models load");
     engine.load_weights(&weights).expect("they fit");
     Some((engine, manifest, weights))

@@ -32,7 +32,7 @@ fn open(preset: &Preset) -> StockEngine {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let graphs = directory.path().join("graphs");
     let manifest = export(preset, &graphs).expect("exported");
-    let options = SessionOptions { threads: 1, operators: None, ..SessionOptions::default() };
+    let options = SessionOptions { threads: 1, ..SessionOptions::default() };
     let mut engine = StockEngine::open(&environment().expect("ONNX Runtime is set up"), &graphs, &manifest, &options).expect("open");
     engine.load_weights(&initial_weights(preset).expect("weights")).expect("they fit");
     engine

@@ -131,7 +131,7 @@ mod tests {
 
     fn open(model: &str) -> Result<Encoder, EngineError> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(model);
-        Encoder::open(&environment().expect("ONNX Runtime is set up"), &file, &SessionOptions { threads: 1, operators: None, ..SessionOptions::default() })
+        Encoder::open(&environment().expect("ONNX Runtime is set up"), &file, &SessionOptions { threads: 1, ..SessionOptions::default() })
     }
 
     /// Two images of 2x2 px, whose channels have the means 1, 2, 3 and 10, 20, 30.

@@ -69,7 +69,7 @@ fn models() -> PathBuf {
 }
 
 fn open(manifest: &Manifest) -> Result<StockEngine, EngineError> {
-    let options = SessionOptions { threads: 1, operators: None, ..SessionOptions::default() };
+    let options = SessionOptions { threads: 1, ..SessionOptions::default() };
     StockEngine::open(&environment().expect("ONNX Runtime is set up"), &models(), manifest, &options)
 }
 
