@@ -11,20 +11,9 @@ use runtime::train::StepMetrics;
 use runtime::train::checkpoint::{self, Checkpoint};
 
 /// 40 images in batches of 8: 5 steps an epoch, 40 in all, with a save after every second one.
-const PRESET: &str = "
-[model]
-arch = 'resnet10'
-width = 8
-stem = 'small'
-stem_stride = 2
-hidden_mlp = 16
-feat_dim = 8
-nmb_prototypes = 12
-[crops]
-size_crops = [16, 12]
-nmb_crops = [2, 1]
-min_scale_crops = [0.3, 0.1]
-max_scale_crops = [1.0, 0.4]
+const PRESET: &str = concat!(
+    include_str!("presets/tiny.toml"),
+    "
 [loss]
 queue_length = 16
 epoch_queue_starts = 1
@@ -38,7 +27,8 @@ batch_size = 8
 epochs = 8
 workers = 2
 checkpoint_every_steps = 2
-";
+"
+);
 
 struct Folder(tempfile::TempDir);
 

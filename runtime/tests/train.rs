@@ -14,20 +14,9 @@ use runtime::train::checkpoint::{self, Checkpoint};
 use runtime::train::{GraphSource, Resume, StepMetrics, Summary, TrainError, TrainOptions, train};
 
 /// 40 images in batches of 8: 5 steps an epoch, 10 in all. The queue of two batches starts in the second epoch.
-const PRESET: &str = "
-[model]
-arch = 'resnet10'
-width = 8
-stem = 'small'
-stem_stride = 2
-hidden_mlp = 16
-feat_dim = 8
-nmb_prototypes = 12
-[crops]
-size_crops = [16, 12]
-nmb_crops = [2, 1]
-min_scale_crops = [0.3, 0.1]
-max_scale_crops = [1.0, 0.4]
+const PRESET: &str = concat!(
+    include_str!("presets/tiny.toml"),
+    "
 [loss]
 queue_length = 16
 epoch_queue_starts = 1
@@ -41,7 +30,8 @@ batch_size = 8
 epochs = 2
 workers = 2
 checkpoint_every_steps = 2
-";
+"
+);
 
 struct Folder(tempfile::TempDir);
 

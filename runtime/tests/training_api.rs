@@ -24,20 +24,9 @@ use runtime::train::StepMetrics;
 ///
 /// At a temperature of 0.1 so small a network is chaotic with SGD and Adam: a learning rate that is 1e-6 off moves the stock
 /// engine's own losses by 1e-1 and 2e-3 within 20 steps.
-const PRESET: &str = "
-[model]
-arch = 'resnet10'
-width = 8
-stem = 'small'
-stem_stride = 2
-hidden_mlp = 16
-feat_dim = 8
-nmb_prototypes = 12
-[crops]
-size_crops = [16, 12]
-nmb_crops = [2, 1]
-min_scale_crops = [0.3, 0.1]
-max_scale_crops = [1.0, 0.4]
+const PRESET: &str = concat!(
+    include_str!("presets/tiny.toml"),
+    "
 [loss]
 temperature = 0.2
 queue_length = 16
@@ -48,7 +37,8 @@ warmup_epochs = 0
 batch_size = 8
 epochs = 4
 workers = 1
-";
+"
+);
 
 /// Optimizers with settings of their own; Adam and AdamW cannot freeze prototypes in the training API.
 const OPTIMIZERS: [&[&str]; 4] = [
