@@ -35,14 +35,7 @@ impl Layers for EvalLayers {
         let w = self.weight(&format!("{}.weight", path(g, conv)))?;
         let y = g.scoped(conv, |g| g.apply(Conv { window: spec.window }, &[x, w]))?;
         let y = self.batch_norm(g, norm, y)?;
-        match then {
-            Then::Nothing => Ok(y),
-            Then::Relu => g.apply(Relu, &[y]),
-            Then::AddRelu(residual) => {
-                let sum = g.add(y, residual)?;
-                g.apply(Relu, &[sum])
-            }
-        }
+        then.apply(g, y)
     }
 
     fn linear(&mut self, g: &mut Graph, name: &str, x: ValueId, _channels: usize, _out: usize) -> Result<ValueId, GraphError> {

@@ -55,14 +55,7 @@ impl Layers for InferenceLayers<'_> {
         let w = g.constant(shape, TensorData::F32(scale_rows(weight, &factors)));
         let bias = g.constant([spec.out], TensorData::F32(biases));
         let y = g.scoped(conv, |g| g.apply(Conv { window: spec.window }, &[x, w, bias]))?;
-        match then {
-            Then::Nothing => Ok(y),
-            Then::Relu => g.apply(Relu, &[y]),
-            Then::AddRelu(residual) => {
-                let sum = g.add(y, residual)?;
-                g.apply(Relu, &[sum])
-            }
-        }
+        then.apply(g, y)
     }
 
     fn linear(&mut self, g: &mut Graph, name: &str, x: ValueId, channels: usize, out: usize) -> Result<ValueId, GraphError> {

@@ -11,6 +11,7 @@ pub use init::{Init, initialize};
 pub use train::{Parameter, RunningStatistic, TrainLayers};
 
 use crate::ir::{Graph, GraphError, ValueId};
+use crate::ops::Relu;
 use crate::ops::conv::Window;
 
 /// BatchNorm's epsilon (PyTorch's default).
@@ -47,6 +48,20 @@ pub enum Then {
     Relu,
     /// The sum with a residual of the same shape, then ReLU.
     AddRelu(ValueId),
+}
+
+impl Then {
+    /// Adds it to a graph as operators of its own.
+    fn apply(self, g: &mut Graph, y: ValueId) -> Result<ValueId, GraphError> {
+        match self {
+            Then::Nothing => Ok(y),
+            Then::Relu => g.apply(Relu, &[y]),
+            Then::AddRelu(residual) => {
+                let sum = g.add(y, residual)?;
+                g.apply(Relu, &[sum])
+            }
+        }
+    }
 }
 
 /// What a network is built of. Names are PyTorch's, relative to the graph's scope.
