@@ -311,7 +311,7 @@ pub(super) fn unused_queue(preset: &Preset, steps_per_epoch: u64, steps: u64) ->
 }
 
 /// What in a step is not finite, if anything; an overflow that mixed precision deals with does not count.
-pub(super) fn not_finite(report: &StepReport) -> Option<String> {
+fn not_finite(report: &StepReport) -> Option<String> {
     if report.overflowed {
         return None;
     }
@@ -320,7 +320,7 @@ pub(super) fn not_finite(report: &StepReport) -> Option<String> {
 }
 
 /// What to do about it.
-pub(super) const NOT_FINITE_ADVICE: &str = "Likely causes: a learning rate that is too high (lower optim.base_lr or lengthen optim.warmup_epochs), an epsilon or \
+const NOT_FINITE_ADVICE: &str = "Likely causes: a learning rate that is too high (lower optim.base_lr or lengthen optim.warmup_epochs), an epsilon or \
      temperature that is too small (loss.epsilon, loss.temperature), or weights from --init that do not fit";
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use graphgen::preset::{GuardAction, Preset};
 use graphgen::weights::Weights;
 
 use super::checkpoint::Checkpoint;
-use super::guards::{NOT_FINITE_ADVICE, not_finite};
 use super::{LearningRate, TrainError};
 use crate::session::Engine;
 
@@ -84,20 +83,6 @@ impl Trainer {
         checkpoint.restore(&mut *self.engine)?;
         self.step = checkpoint.progress.step;
         Ok(())
-    }
-
-    /// Trains on one batch; [`forward`](Self::forward) and [`apply`](Self::apply).
-    ///
-    /// # Errors
-    /// A loss or gradient that is not finite, with the state as it was before the step except for running statistics;
-    /// and whatever the engine reports.
-    pub fn step(&mut self, crops: &[&[u8]]) -> Result<StepReport, TrainError> {
-        let mut report = self.forward(crops)?;
-        if let Some(finding) = not_finite(&report) {
-            return Err(TrainError::Unhealthy { message: format!("step {}: {finding}. {NOT_FINITE_ADVICE}", report.step) });
-        }
-        self.apply(&mut report)?;
-        Ok(report)
     }
 
     /// The first half of a step: loss and gradients of one batch, u8 [N·count·B, 3, S, S] for each group of adjacent crops
