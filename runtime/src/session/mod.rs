@@ -5,6 +5,7 @@ mod bound;
 mod encoder;
 mod engine;
 pub mod environment;
+mod nvidia;
 mod options;
 mod placement;
 mod provider;
