@@ -33,26 +33,31 @@ pub(super) fn from_rows(rows: &[f32], stride: usize, channels: usize, pixels: us
 /// `to[j][i] = from[i][j]` for i < `height`, j < `width`; rows are `from_stride` and `to_stride` elements apart.
 #[inline(always)]
 fn transpose(from: &[f32], from_stride: usize, height: usize, width: usize, to: &mut [f32], to_stride: usize) {
-    let (whole_height, whole_width) = (height / BLOCK * BLOCK, width / BLOCK * BLOCK);
-    for j in (0..whole_width).step_by(BLOCK) {
-        for i in (0..whole_height).step_by(BLOCK) {
-            let mut block = [[0.0; BLOCK]; BLOCK];
-            for (row, values) in block.iter_mut().enumerate() {
-                let start = (i + row) * from_stride + j;
-                values.copy_from_slice(&from[start..start + BLOCK]);
-            }
-            for (row, values) in transposed(block).iter().enumerate() {
-                let start = (j + row) * to_stride + i;
-                to[start..start + BLOCK].copy_from_slice(values);
-            }
+    if height.min(width) < BLOCK {
+        for (i, j) in (0..height).flat_map(|i| (0..width).map(move |j| (i, j))) {
+            to[j * to_stride + i] = from[i * from_stride + j];
+        }
+        return;
+    }
+    // At the ends a block covers some of the one before again.
+    for j in (0..width).step_by(BLOCK) {
+        let j = j.min(width - BLOCK);
+        for i in (0..height).step_by(BLOCK) {
+            let i = i.min(height - BLOCK);
+            transpose_block(&from[i * from_stride + j..], from_stride, &mut to[j * to_stride + i..], to_stride);
         }
     }
-    let edges = (0..height).flat_map(|i| {
-        let start = if i < whole_height { whole_width } else { 0 };
-        (start..width).map(move |j| (i, j))
-    });
-    for (i, j) in edges {
-        to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+/// `to[j][i] = from[i][j]` for i, j < [`BLOCK`].
+#[inline(always)]
+fn transpose_block(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+    let mut block = [[0.0; BLOCK]; BLOCK];
+    for (row, values) in block.iter_mut().enumerate() {
+        values.copy_from_slice(&from[row * from_stride..][..BLOCK]);
+    }
+    for (row, values) in transposed(block).iter().enumerate() {
+        to[row * to_stride..][..BLOCK].copy_from_slice(values);
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Gathered<'a> {
     pub places: &'a [u32],
     /// Elements of a row of A.
     pub depth: usize,
+    /// Distance between rows of A.
+    pub a_stride: usize,
     /// The row of A that is all zeros.
     pub zeros: usize,
     /// Distance between rows of C.
@@ -78,7 +80,7 @@ pub(super) fn gathered_times_panels<S: Simd>(simd: S, gathered: &Gathered, a: &[
 
 #[inline(always)]
 fn gathered_times_panels_in<S: Simd, const ROWS: usize>(simd: S, gathered: &Gathered, a: &[f32], b: &[f32], c: &mut [f32]) {
-    let &Gathered { rows, taps, places, depth, zeros, c_stride } = gathered;
+    let &Gathered { rows, taps, places, depth, a_stride, zeros, c_stride } = gathered;
     let width = TILE_VECTORS * S::F32_LANES;
     for (panel, b) in b.chunks_exact(taps * depth * PANEL).enumerate() {
         for (rows, places) in rows.chunks(ROWS * taps).zip(places.chunks(ROWS)) {
@@ -92,7 +94,7 @@ fn gathered_times_panels_in<S: Simd, const ROWS: usize>(simd: S, gathered: &Gath
                     }
                     let a: [&[f32]; ROWS] = std::array::from_fn(|index| {
                         let row = if of_tap[index] == OUTSIDE { zeros } else { of_tap[index] as usize };
-                        &a[row * depth..(row + 1) * depth]
+                        &a[row * a_stride..][..depth]
                     });
                     add_broadcast_rows(simd, depth, a, &b[column..], &mut tile);
                 }

@@ -204,6 +204,39 @@ fn sum_over_pieces<P: Sync>(
     Ok(())
 }
 
+/// Parts of the batch that are summed on their own by [`sum_by_groups`]: fixed, so that the order of the additions does not
+/// depend on the threads.
+const GROUPS: usize = 16;
+
+/// As [`sum_over_pieces`], but a piece is added to all of `sums` as soon as it is filled: for sums that fit the cache beside it.
+/// Every group of pieces has sums of its own, which are added up at the end.
+fn sum_by_groups<P: Sync>(
+    with: &Resources,
+    pieces: &[P],
+    piece_len: usize,
+    fill: impl Fn(&P, &mut [f32]) + Sync,
+    sums: &mut [f32],
+    add: impl Fn(&P, &[f32], &mut [f32]) + Sync,
+) -> Result<(), KernelError> {
+    let pieces: Vec<&[P]> = pieces.chunks(pieces.len().div_ceil(GROUPS).max(1)).collect();
+    let mut groups = with.pool.take(pieces.len() * sums.len());
+    for_each(with.parallel, groups.chunks_exact_mut(sums.len()).zip(&pieces), |_, (sums, pieces)| {
+        let mut values = with.pool.take(piece_len);
+        sums.fill(0.0);
+        for piece in *pieces {
+            fill(piece, &mut values);
+            add(piece, &values, sums);
+        }
+    })?;
+    sums.fill(0.0);
+    for group in groups.chunks_exact(sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(group) {
+            *sum += value;
+        }
+    }
+    Ok(())
+}
+
 /// y = x * w; w [out, channels, kernel, kernel].
 pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
     if geometry.suits_winograd() { tiles::forward(with, geometry, x, w, y) } else { taps::forward(with, geometry, x, w, y) }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Geometry, Resources, sum_over_pieces};
+use super::{GROUPS, Geometry, Resources, sum_by_groups, sum_over_pieces};
 use crate::kernels::channel_last::{from_rows, padded, to_rows};
 use crate::kernels::gemm::{Gathered, OUTSIDE, PANEL, add_outer_products, gathered_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
@@ -25,6 +25,13 @@ const PIECES: usize = 8;
 
 /// Images of a piece are a multiple of this, if they are more: outputs at one place of the map then fill whole tiles.
 const IMAGES: usize = 12;
+
+/// Elements of a page, 4 KiB, and of a cache line.
+const PAGE_ELEMENTS: usize = 1024;
+const LINE_ELEMENTS: usize = 16;
+
+/// Elements of a weight's gradient up to which it fits a core's second-level cache beside a piece.
+const FEW_SUMS: usize = 64 * 1024;
 
 /// Channels up to which the taps of an output are gathered into one row: a row of a single tap would be mostly padding.
 const FEW_CHANNELS: usize = 8;
@@ -100,19 +107,46 @@ impl Sources {
         padded(self.from * self.columns.as_ref().map_or(1, |columns| columns.taps))
     }
 
+    /// Distance between rows. A register tile reads many rows at once: were they a multiple of a page apart, they would push
+    /// each other out of the first cache.
+    fn stride(&self) -> usize {
+        let depth = self.depth();
+        if depth.is_multiple_of(PAGE_ELEMENTS) { depth + LINE_ELEMENTS } else { depth }
+    }
+
     /// Writes the rows `range` of one image.
     #[inline(always)]
     fn fill(&self, map: &[f32], range: Range<usize>, rows: &mut [f32]) {
         let Some(columns) = &self.columns else {
-            return to_rows(map.get(range.start..).unwrap_or_default(), self.plane, self.from, range.len(), rows, self.depth());
+            return to_rows(map.get(range.start..).unwrap_or_default(), self.plane, self.from, range.len(), rows, self.stride());
         };
         let taps = columns.taps;
-        for (output, row) in range.zip(rows.chunks_exact_mut(self.depth())) {
+        for (output, row) in range.zip(rows.chunks_exact_mut(self.stride())) {
             row[self.from * taps..].fill(0.0);
             for (plane, row) in map.chunks_exact(self.plane).zip(row.chunks_exact_mut(taps)) {
                 for (value, &pixel) in row.iter_mut().zip(columns.of(output)) {
                     *value = if pixel == OUTSIDE { 0.0 } else { plane[pixel as usize] };
                 }
+            }
+        }
+    }
+
+    /// As [`fill`](Self::fill), but one panel of each row's elements, [`PANEL`] apart.
+    #[inline(always)]
+    fn fill_panel(&self, map: &[f32], range: Range<usize>, panel: usize, rows: &mut [f32]) {
+        let first = panel * PANEL;
+        let Some(columns) = &self.columns else {
+            let map = map.get(first * self.plane + range.start..).unwrap_or_default();
+            return to_rows(map, self.plane, (self.from - first).min(PANEL), range.len(), rows, PANEL);
+        };
+        let taps = columns.taps;
+        for (output, row) in range.zip(rows.chunks_exact_mut(PANEL)) {
+            let seen = columns.of(output);
+            for (value, element) in row.iter_mut().zip(first..) {
+                *value = match (element < self.from * taps).then(|| seen[element % taps]) {
+                    None | Some(OUTSIDE) => 0.0,
+                    Some(pixel) => map[element / taps * self.plane + pixel as usize],
+                };
             }
         }
     }
@@ -192,29 +226,16 @@ impl Plan {
         (most(|strip| strip.sources.len()) + 1, most(|strip| strip.outputs.len()))
     }
 
-    /// Weights as a product wants them: [panel][tap][depth][[`PANEL`]], from the weight of an output's channel at a tap
-    /// and an element of its row.
-    fn pack(&self, with: &Resources, packed: &mut [f32], weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Result<(), KernelError> {
-        let depth = self.sources.depth();
-        let elements = self.sources.from * self.sources.columns.as_ref().map_or(1, |columns| columns.taps);
-        for_each(with.parallel, packed.chunks_exact_mut(self.taps.taps * depth * PANEL), |panel, packed| {
-            packed.fill(0.0);
-            let outputs = panel * PANEL..(panel * PANEL + PANEL).min(self.to);
-            for (tap, packed) in packed.chunks_exact_mut(depth * PANEL).enumerate() {
-                for (element, packed) in packed.chunks_exact_mut(PANEL).enumerate().take(elements) {
-                    for (output, packed) in outputs.clone().zip(packed) {
-                        *packed = weight(output, tap, element);
-                    }
-                }
-            }
-        })
-    }
-
-    /// Multiplies every piece of the batch.
-    fn run(&self, with: &Resources, maps: &[f32], weight: impl Fn(usize, usize, usize) -> f32 + Sync, outputs: &mut [f32]) -> Result<(), KernelError> {
+    /// Multiplies every piece of the batch. `pack` fills a panel of the weights as a product wants them, zeros before:
+    /// [tap][depth][[`PANEL`]], the weights of [`PANEL`] channels of the outputs at a tap and an element of its row.
+    fn run(&self, with: &Resources, maps: &[f32], pack: impl Fn(usize, &mut [f32]) + Sync, outputs: &mut [f32]) -> Result<(), KernelError> {
         let &Resources { parallel, pool, arch } = with;
-        let mut packed = pool.take(self.taps.taps * self.sources.depth() * padded(self.to));
-        self.pack(with, &mut packed, weight)?;
+        let panel_len = self.taps.taps * self.sources.depth() * PANEL;
+        let mut packed = pool.take(panel_len * padded(self.to) / PANEL);
+        for_each(parallel, packed.chunks_exact_mut(panel_len), |panel, packed| {
+            packed.fill(0.0);
+            pack(panel * PANEL, packed);
+        })?;
         let packed = &packed;
         let pieces = maps.chunks(self.images * self.sources.from * self.sources.plane).zip(outputs.chunks_mut(self.images * self.to * self.taps.outputs()));
         for_each(parallel, pieces, |_, (maps, outputs)| arch.dispatch(Multiply { plan: self, maps, packed, outputs, pool }))
@@ -223,17 +244,60 @@ impl Plan {
 
 /// y = x * w.
 pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
-    let (plan, channels, taps) = (Plan::forward(geometry), geometry.channels, geometry.taps());
-    if plan.sources.columns.is_some() {
-        return plan.run(with, x, |output, _, element| w[output * channels * taps + element], y);
-    }
-    plan.run(with, x, |output, tap, channel| w[(output * channels + channel) * taps + tap], y)
+    let (plan, out, len) = (Plan::forward(geometry), geometry.out, geometry.channels * geometry.taps());
+    let (taps, depth) = (plan.taps.taps, plan.sources.depth());
+    let arch = with.arch;
+    let pack =
+        |first: usize, packed: &mut [f32]| arch.dispatch(PackForward { w: &w[first * len..], len, outputs: (out - first).min(PANEL), taps, depth, packed });
+    plan.run(with, x, pack, y)
 }
 
 /// dx: the sum of y's gradients over the taps that saw the pixel.
 pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
-    let (channels, taps) = (geometry.channels, geometry.taps());
-    Plan::backward(geometry).run(with, dy, |channel, tap, output| w[(output * channels + channel) * taps + tap], dx)
+    let (plan, channels, taps) = (Plan::backward(geometry), geometry.channels, geometry.taps());
+    let depth = plan.sources.depth();
+    let pack = |first: usize, packed: &mut [f32]| {
+        let count = (channels - first).min(PANEL);
+        for (output, w) in w.chunks_exact(channels * taps).enumerate() {
+            for (channel, w) in w[first * taps..][..count * taps].chunks_exact(taps).enumerate() {
+                for (tap, &weight) in w.iter().enumerate() {
+                    packed[(tap * depth + output) * PANEL + channel] = weight;
+                }
+            }
+        }
+    };
+    plan.run(with, dy, pack, dx)
+}
+
+/// A panel of weights w [outputs][channel][tap] for y.
+struct PackForward<'a> {
+    /// From the panel's first output on.
+    w: &'a [f32],
+    /// Weights of an output.
+    len: usize,
+    outputs: usize,
+    taps: usize,
+    depth: usize,
+    packed: &'a mut [f32],
+}
+
+impl WithSimd for PackForward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let PackForward { w, len, outputs, taps, depth, packed } = self;
+        if taps == 1 {
+            return to_rows(w, len, outputs, len, packed, PANEL);
+        }
+        for (output, w) in w.chunks_exact(len).take(outputs).enumerate() {
+            for (channel, w) in w.chunks_exact(taps).enumerate() {
+                for (tap, &weight) in w.iter().enumerate() {
+                    packed[(tap * depth + channel) * PANEL + output] = weight;
+                }
+            }
+        }
+    }
 }
 
 /// The outputs of some images.
@@ -252,26 +316,27 @@ impl WithSimd for Multiply<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Multiply { plan, maps, packed, outputs, pool } = self;
         let Plan { taps, sources, to, .. } = plan;
-        let (depth, to_padded, map_len, plane) = (sources.depth(), padded(*to), sources.from * sources.plane, taps.outputs());
+        let (stride, to_padded, map_len, plane) = (sources.stride(), padded(*to), sources.from * sources.plane, taps.outputs());
         let (source_rows, output_rows) = plan.rows();
-        let mut scratch = pool.take(source_rows * depth + output_rows * to_padded);
-        let (rows, products) = scratch.split_at_mut(source_rows * depth);
+        let mut scratch = pool.take(source_rows * stride + output_rows * to_padded);
+        let (rows, products) = scratch.split_at_mut(source_rows * stride);
         let images = maps.len() / map_len;
         let (mut numbers, mut places) = (Vec::with_capacity(output_rows * taps.taps), Vec::with_capacity(output_rows));
         for strip in &plan.strips {
             let (count, seen) = (strip.outputs.len(), strip.sources.len());
             for (image, map) in maps.chunks_exact(map_len).enumerate() {
-                sources.fill(map, strip.sources.clone(), &mut rows[image * seen * depth..(image + 1) * seen * depth]);
+                sources.fill(map, strip.sources.clone(), &mut rows[image * seen * stride..(image + 1) * seen * stride]);
             }
             let zeros = images * seen;
-            rows[zeros * depth..(zeros + 1) * depth].fill(0.0);
+            rows[zeros * stride..(zeros + 1) * stride].fill(0.0);
             numbers.clear();
             places.clear();
             for (&output, image) in strip.order.iter().flat_map(|output| (0..images).map(move |image| (output, image))) {
                 numbers.extend((0..taps.taps).map(|tap| strip.row(taps, image, output, tap)));
                 places.push((image * count + output) as u32);
             }
-            let gathered = Gathered { rows: &numbers, taps: taps.taps, places: &places, depth, zeros, c_stride: to_padded };
+            let depth = sources.depth();
+            let gathered = Gathered { rows: &numbers, taps: taps.taps, places: &places, depth, a_stride: stride, zeros, c_stride: to_padded };
             gathered_times_panels(simd, &gathered, rows, packed, products);
             for (products, outputs) in products.chunks_exact(count * to_padded).zip(outputs.chunks_exact_mut(to * plane)) {
                 from_rows(products, to_padded, *to, count, &mut outputs[strip.outputs.start..], plane);
@@ -297,23 +362,62 @@ pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], 
         arch.dispatch(FillPiece { plan, strip: &plan.strips[strip], image, x, dy, values });
     };
     let piece_len = source_rows * depth + output_rows * out_padded;
-    sum_over_pieces(with, &pieces, piece_len, fill, (&mut sums, PANEL * out_padded), |pieces, values, part, sums| {
-        let (tap, first) = (part / (depth / PANEL), part % (depth / PANEL) * PANEL);
-        for (&(image, strip), values) in pieces.iter().zip(values.chunks_exact(piece_len)) {
-            let images = plan.images.min(batch - image);
-            let pairs = &pairs[strip * taps + tap];
-            let pairs = &pairs[..pairs.len() / plan.images * images];
-            arch.dispatch(Accumulate { pairs, values: values.split_at(source_rows * depth), depth, first, out_padded, sums: &mut *sums });
-        }
-    })?;
+    let part_len = PANEL * out_padded;
+    let add = |&(image, strip): &(usize, usize), values: &[f32], part: usize, sums: &mut [f32]| {
+        let (tap, panel) = (part / (depth / PANEL), part % (depth / PANEL));
+        let images = plan.images.min(batch - image);
+        let pairs = &pairs[strip * taps + tap];
+        let pairs = &pairs[..pairs.len() / plan.images * images];
+        let (sources, gradients) = values.split_at(source_rows * depth);
+        let sources = &sources[panel * source_rows * PANEL..][..source_rows * PANEL];
+        arch.dispatch(Accumulate { pairs, sources, gradients, gradients_len: output_rows * PANEL, sums });
+    };
+    if sums.len() <= FEW_SUMS && pieces.len() >= GROUPS {
+        sum_by_groups(with, &pieces, piece_len, fill, &mut sums, |piece, values, sums| {
+            sums.chunks_exact_mut(part_len).enumerate().for_each(|(part, sums)| add(piece, values, part, sums));
+        })?;
+    } else {
+        sum_over_pieces(with, &pieces, piece_len, fill, (&mut sums, part_len), |pieces, values, part, sums| {
+            pieces.iter().zip(values.chunks_exact(piece_len)).for_each(|(piece, values)| add(piece, values, part, sums));
+        })?;
+    }
     let sums = &sums;
-    let few = plan.sources.columns.is_some();
-    for_each(parallel, dw.chunks_exact_mut(channels * geometry.taps()), |output, dw| {
-        for (place, dw) in dw.iter_mut().enumerate() {
-            let row = if few { place } else { place % taps * depth + place / taps };
-            *dw = sums[row * out_padded + output];
-        }
+    // Few channels have a row of taps.
+    let (row_taps, row_channels) = if plan.sources.columns.is_some() { (1, channels * geometry.taps()) } else { (taps, channels) };
+    for_each(parallel, dw.chunks_mut(PANEL * channels * geometry.taps()), |panel, dw| {
+        arch.dispatch(UnpackSums { sums: &sums[panel * PANEL..], out_padded, depth, taps: row_taps, channels: row_channels, dw });
     })
+}
+
+/// Sums [tap][depth][out] to a panel's weights dw [outputs][channel][tap].
+struct UnpackSums<'a> {
+    /// From the panel's first output on.
+    sums: &'a [f32],
+    out_padded: usize,
+    depth: usize,
+    taps: usize,
+    channels: usize,
+    dw: &'a mut [f32],
+}
+
+impl WithSimd for UnpackSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let UnpackSums { sums, out_padded, depth, taps, channels, dw } = self;
+        let len = channels * taps;
+        if taps == 1 {
+            return from_rows(sums, out_padded, dw.len() / len, channels, dw, len);
+        }
+        for (output, dw) in dw.chunks_exact_mut(len).enumerate() {
+            for (channel, dw) in dw.chunks_exact_mut(taps).enumerate() {
+                for (tap, dw) in dw.iter_mut().enumerate() {
+                    *dw = sums[(tap * depth + channel) * out_padded + output];
+                }
+            }
+        }
+    }
 }
 
 /// Rows of a piece that belong together: a source, and the output whose tap sees it.
@@ -333,7 +437,8 @@ impl Pair {
     }
 }
 
-/// The rows of one piece: sources, then gradients.
+/// The rows of one piece by panels: sources [panel][rows][[`PANEL`]], then gradients likewise. A register tile needs a few
+/// elements of every row, which then lie side by side.
 struct FillPiece<'a> {
     plan: &'a Plan,
     strip: &'a Strip,
@@ -351,26 +456,30 @@ impl WithSimd for FillPiece<'_> {
     fn with_simd<S: Simd>(self, _: S) {
         let FillPiece { plan, strip, image, x, dy, values } = self;
         let Plan { taps, sources, to, images, .. } = plan;
-        let (depth, out_padded, plane) = (sources.depth(), padded(*to), taps.outputs());
-        let (rows, gradients) = values.split_at_mut(plan.rows().0 * depth);
+        let (plane, (source_rows, output_rows)) = (taps.outputs(), plan.rows());
+        let (source_panels, gradient_panels) = values.split_at_mut(source_rows * sources.depth());
         let maps = x.chunks_exact(sources.from * sources.plane).zip(dy.chunks_exact(to * plane)).skip(image).take(*images);
         let (seen, count) = (strip.sources.len(), strip.outputs.len());
         for (index, (x, dy)) in maps.enumerate() {
-            sources.fill(x, strip.sources.clone(), &mut rows[index * seen * depth..(index + 1) * seen * depth]);
-            to_rows(&dy[strip.outputs.start..], plane, *to, count, &mut gradients[index * count * out_padded..], out_padded);
+            for (panel, rows) in source_panels.chunks_exact_mut(source_rows * PANEL).enumerate() {
+                sources.fill_panel(x, strip.sources.clone(), panel, &mut rows[index * seen * PANEL..(index + 1) * seen * PANEL]);
+            }
+            for (panel, rows) in gradient_panels.chunks_exact_mut(output_rows * PANEL).enumerate() {
+                let first = panel * PANEL;
+                to_rows(&dy[first * plane + strip.outputs.start..], plane, (to - first).min(PANEL), count, &mut rows[index * count * PANEL..], PANEL);
+            }
         }
     }
 }
 
-/// Adds the products of a piece for one tap and one panel of its rows.
+/// Adds the products of a piece for one tap and one panel of its sources.
 struct Accumulate<'a> {
     pairs: &'a [Pair],
-    /// Rows of sources, and of gradients.
-    values: (&'a [f32], &'a [f32]),
-    depth: usize,
-    /// The panel's first element.
-    first: usize,
-    out_padded: usize,
+    /// The panel of sources, and all panels of gradients of a length.
+    sources: &'a [f32],
+    gradients: &'a [f32],
+    gradients_len: usize,
+    /// [[`PANEL`]][panels · [`PANEL`]]
     sums: &'a mut [f32],
 }
 
@@ -379,11 +488,14 @@ impl WithSimd for Accumulate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Accumulate { pairs, values: (rows, gradients), depth, first, out_padded, sums } = self;
-        let pairs = pairs.iter().map(|pair| {
-            let (source, output) = (pair.source as usize, pair.output as usize);
-            (&rows[source * depth + first..][..PANEL], &gradients[output * out_padded..][..out_padded])
-        });
-        add_outer_products(simd, (PANEL, out_padded, out_padded), pairs, sums);
+        let Accumulate { pairs, sources, gradients, gradients_len, sums } = self;
+        let out_padded = sums.len() / PANEL;
+        for (panel, gradients) in gradients.chunks_exact(gradients_len).enumerate() {
+            let pairs = pairs.iter().map(|pair| {
+                let (source, output) = (pair.source as usize, pair.output as usize);
+                (&sources[source * PANEL..][..PANEL], &gradients[output * PANEL..][..PANEL])
+            });
+            add_outer_products(simd, (PANEL, PANEL, out_padded), pairs, &mut sums[panel * PANEL..]);
+        }
     }
 }
