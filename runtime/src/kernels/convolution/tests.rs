@@ -25,7 +25,7 @@ fn geometry(batch: usize, channels: usize, out: usize, [height, width]: [usize; 
 }
 
 /// Every size class: tiles cut by the border, one and several images a piece, strips of large maps, padded and few
-/// channels, pointwise, strided, the stem, windows that see nothing but padding.
+/// channels, pointwise, strided, the stem, windows that see nothing but padding, many pieces, rows of a page.
 fn cases() -> Vec<Geometry> {
     let three = [3, 1, 1];
     vec![
@@ -46,6 +46,9 @@ fn cases() -> Vec<Geometry> {
         geometry(1, 10, 3, [1, 1], three),
         geometry(130, 12, 8, [1, 1], [3, 2, 1]),
         geometry(2, 12, 8, [5, 5], [2, 3, 2]),
+        geometry(17, 33, 40, [14, 14], [1, 1, 0]),
+        geometry(4, 3, 20, [63, 61], [7, 2, 3]),
+        geometry(2, 1000, 12, [3, 3], [1, 1, 0]),
     ]
 }
 
