@@ -76,8 +76,9 @@ fn check(kernel: impl Fn(Window, Geometry, &Case) -> Vec<f32>, len: impl Fn(&Cas
         });
         let actual = kernel(Window { kernel: g.kernel, stride: g.stride, padding: g.padding }, g, &case);
         let error = distance(&actual, &expected);
-        // Winograd's transforms lose about one digit.
-        assert!(error < if g.suits_winograd() { 3e-6 } else { 5e-7 }, "{g:?}: {error:e}");
+        // Winograd's transforms lose about one digit; rounding grows with the root of a sum's length.
+        let length = (g.channels * g.taps()) as f64;
+        assert!(error < if g.suits_winograd() { 3e-6 } else { 5e-7 * (length / 512.0).sqrt().max(1.0) }, "{g:?}: {error:e}");
     }
 }
 
