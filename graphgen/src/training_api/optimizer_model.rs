@@ -16,7 +16,7 @@ use crate::onnx::proto::{
     FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use crate::onnx::{OPSET, attribute, body_nodes, data_type, tensor, tensor_attribute, value_info};
-use crate::ops::Attribute;
+use crate::ops::{Attribute, Where};
 use crate::optim::{ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, LARS_EPSILON};
 use crate::preset::{Optim, OptimizerName, Preset, Target};
 
@@ -92,12 +92,12 @@ fn gradient_function(preset: &Preset) -> Result<FunctionProto, GraphError> {
         with_attribute(node("Flatten", "", &["parameter"], &["flat/parameter"]), "axis", &Attribute::Int(1)),
         with_attribute(node("Flatten", "", &["gradient"], &["flat/gradient"]), "axis", &Attribute::Int(1)),
     ];
-    nodes.extend(body_nodes(&flat_gradient(&preset.optim)?, Target::Portable)?);
-    let frozen = freezing(preset);
-    let update = if frozen.is_empty() { "flat/update" } else { "flat/unfrozen" };
-    nodes.extend(frozen);
     nodes.push(node("Shape", "", &["parameter"], &["shape"]));
-    nodes.push(node("Reshape", "", &[update, "shape"], &["update"]));
+    if freezes(preset) {
+        nodes.extend(freezing(preset));
+    }
+    nodes.extend(body_nodes(&flat_gradient(preset)?, Target::Portable)?);
+    nodes.push(node("Reshape", "", &["flat/update", "shape"], &["update"]));
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     Ok(FunctionProto {
         name: Some(FUNCTION.to_owned()),
@@ -110,8 +110,9 @@ fn gradient_function(preset: &Preset) -> Result<FunctionProto, GraphError> {
     })
 }
 
-/// `flat/parameter`, `flat/gradient` [R,C] → `flat/update`, what the optimizer's first moment takes up.
-fn flat_gradient(optim: &Optim) -> Result<Graph, GraphError> {
+/// `flat/parameter`, `flat/gradient` [R,C], with freezing also `frozen` bool [1,1] → `flat/update`, what the optimizer's first moment takes up: nothing for frozen prototypes, so that they stay.
+fn flat_gradient(preset: &Preset) -> Result<Graph, GraphError> {
+    let optim = &preset.optim;
     let mut g = Graph::new();
     // Any lengths do: no operator of the graph holds them.
     let ty = TensorType::f32(vec![2, 3]);
@@ -130,46 +131,43 @@ fn flat_gradient(optim: &Optim) -> Result<Graph, GraphError> {
         OptimizerName::Lars | OptimizerName::Sgd => g.scale(update, 1.0 / f64::from(1.0 - optim.momentum as f32))?,
         OptimizerName::Adam | OptimizerName::AdamW => update,
     };
+    let update = if freezes(preset) {
+        let (frozen, zero) = (g.input("frozen", TensorType::new(DType::Bool, vec![1, 1])), g.scalar(0.0, 2));
+        g.apply(Where, &[frozen, zero, update])?
+    } else {
+        update
+    };
     g.output("flat/update", update);
     Ok(g)
 }
 
-/// `flat/unfrozen`: the update, or zeros for prototypes while they are frozen. None of their momentum is there by then, so
-/// that they stay. Empty if they are never frozen.
+/// Whether prototypes do not train from the start.
+fn freezes(preset: &Preset) -> bool {
+    preset.optim.freeze_prototypes_niters > 0
+}
+
+/// `prototypes` bool [1,1]: whether the parameter has the shape of a head of prototypes; `frozen` bool [1,1]: whether it stays
+/// as it is in the update that is being made, which the training API's `step` counts.
 fn freezing(preset: &Preset) -> Vec<NodeProto> {
-    let niters = preset.optim.freeze_prototypes_niters;
-    if niters == 0 {
-        return Vec::new();
-    }
-    let integers = |values: Vec<i64>| (TensorType::new(DType::I64, vec![values.len()]), TensorData::I64(values));
-    let mut nodes = vec![
-        // The training API counts the update that is being made.
-        constant("niters", integers(vec![i64::try_from(niters).unwrap_or(i64::MAX)])),
-        node("Greater", "", &["step", "niters"], &["trains/0"]),
-        node("Shape", "", &["parameter"], &["parameter/shape"]),
-        node("Shape", "", &["parameter/shape"], &["parameter/rank"]),
+    let counts = preset.model.nmb_prototypes.counts();
+    let signatures = counts.iter().flat_map(|&count| [count as i64, preset.model.feat_dim as i64, 2]).collect();
+    let integers = |shape: &[usize], values: Vec<i64>| (TensorType::new(DType::I64, shape), TensorData::I64(values));
+    let (over_heads, over_dimensions) = (Attribute::Ints(vec![0]), Attribute::Ints(vec![1]));
+    vec![
+        node("Shape", "", &["shape"], &["rank"]),
         node("Shape", "", &["flat/parameter"], &["flat/shape"]),
-        with_attribute(node("Concat", "", &["flat/shape", "parameter/rank"], &["signature"]), "axis", &Attribute::Int(0)),
-    ];
-    let mut counts: Vec<usize> = preset.model.nmb_prototypes.counts().to_vec();
-    counts.sort_unstable();
-    counts.dedup();
-    let mut trains = "trains/0".to_owned();
-    for (head, count) in counts.iter().enumerate() {
-        let name = |name: &str| format!("{name}/{head}");
-        let next = format!("trains/{}", head + 1);
-        nodes.push(constant(&name("prototypes"), integers(vec![*count as i64, preset.model.feat_dim as i64, 2])));
-        nodes.push(node("Equal", "", &["signature", &name("prototypes")], &[&name("equal")]));
-        nodes.push(node("Not", "", &[&name("equal")], &[&name("differs")]));
-        nodes.push(with_attribute(node("Cast", "", &[&name("differs")], &[&name("differences")]), "to", &Attribute::Int(data_type(DType::F32).into())));
-        nodes.push(with_attribute(node("ReduceMax", "", &[&name("differences")], &[&name("largest")]), "keepdims", &Attribute::Int(1)));
-        nodes.push(with_attribute(node("Cast", "", &[&name("largest")], &[&name("other")]), "to", &Attribute::Int(data_type(DType::Bool).into())));
-        nodes.push(node("Or", "", &[&trains, &name("other")], &[&next]));
-        trains = next;
-    }
-    nodes.push(constant("zero", (TensorType::f32(vec![1, 1]), TensorData::F32(vec![0.0]))));
-    nodes.push(node("Where", "", &[&trains, "flat/update", "zero"], &["flat/unfrozen"]));
-    nodes
+        with_attribute(node("Concat", "", &["flat/shape", "rank"], &["signature"]), "axis", &Attribute::Int(0)),
+        constant("signatures", integers(&[counts.len(), 3], signatures)),
+        node("Sub", "", &["signature", "signatures"], &["differences"]),
+        node("Abs", "", &["differences"], &["distances"]),
+        with_attribute(node("ReduceMax", "", &["distances"], &["distance/head"]), "axes", &over_dimensions),
+        with_attribute(node("ReduceMin", "", &["distance/head"], &["distance"]), "axes", &over_heads),
+        constant("zero", integers(&[1, 1], vec![0])),
+        node("Equal", "", &["distance", "zero"], &["prototypes"]),
+        constant("niters", integers(&[1, 1], vec![i64::try_from(preset.optim.freeze_prototypes_niters).unwrap_or(i64::MAX)])),
+        node("LessOrEqual", "", &["step", "niters"], &["early"]),
+        node("And", "", &["prototypes", "early"], &["frozen"]),
+    ]
 }
 
 fn node(operator: &str, domain: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
