@@ -40,6 +40,9 @@ workers = 1
 "
 );
 
+/// Micro-batches of 4 images, with two heads.
+const MICRO_BATCHES: [&str; 3] = ["train.accumulate=2", "model.nmb_prototypes=[12, 9]", "train.sinkhorn=graph"];
+
 /// Optimizers with settings of their own; Adam and AdamW cannot freeze prototypes in the training API.
 const OPTIMIZERS: [&[&str]; 4] = [
     &["optim.name=lars", "optim.base_lr=0.3", "optim.weight_decay=1e-4", "optim.freeze_prototypes_niters=3"],
@@ -105,7 +108,8 @@ fn both_engines_train_alike() {
         return;
     }
     let folder = Folder::new();
-    for (index, settings) in OPTIMIZERS.iter().enumerate() {
+    let several: Vec<&str> = MICRO_BATCHES.iter().chain(OPTIMIZERS[0]).copied().collect();
+    for (index, settings) in OPTIMIZERS.into_iter().chain([several.as_slice()]).enumerate() {
         let stock = folder.losses(&format!("stock-{index}"), "stock", settings, &[]);
         let training_api = folder.losses(&format!("training-api-{index}"), "training-api", settings, &[]);
         let (first, all) = (difference(&training_api[..1], &stock[..1]), difference(&training_api, &stock));
@@ -121,7 +125,8 @@ fn a_run_goes_on_with_the_other_engine() {
         return;
     }
     let folder = Folder::new();
-    for (index, settings) in [OPTIMIZERS[0], OPTIMIZERS[3]].into_iter().enumerate() {
+    let several: Vec<&str> = MICRO_BATCHES.iter().chain(OPTIMIZERS[0]).copied().collect();
+    for (index, settings) in [OPTIMIZERS[0], OPTIMIZERS[3], &several].into_iter().enumerate() {
         let whole = folder.losses(&format!("whole-{index}"), "stock", settings, &[]);
         // The second step is one with frozen prototypes, the seventh one with a filling queue.
         for (engines, stop) in [(["stock", "training-api"], "7"), (["training-api", "stock"], "7"), (["stock", "training-api"], "2")] {
