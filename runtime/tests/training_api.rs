@@ -43,11 +43,12 @@ workers = 1
 /// Micro-batches of 4 images, with two heads.
 const MICRO_BATCHES: [&str; 3] = ["train.accumulate=2", "model.nmb_prototypes=[12, 9]", "train.sinkhorn=graph"];
 
-/// Optimizers with settings of their own; Adam and AdamW cannot freeze prototypes in the training API.
-const OPTIMIZERS: [&[&str]; 4] = [
+/// Optimizers with settings of their own. With frozen prototypes, Adam and AdamW count their steps for themselves.
+const OPTIMIZERS: [&[&str]; 5] = [
     &["optim.name=lars", "optim.base_lr=0.3", "optim.weight_decay=1e-4", "optim.freeze_prototypes_niters=3"],
     &["optim.name=sgd", "optim.base_lr=1e-3", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=3"],
-    &["optim.name=adam", "optim.base_lr=3e-4", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=0"],
+    &["optim.name=adam", "optim.base_lr=3e-4", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=3"],
+    &["optim.name=adamw", "optim.base_lr=1e-3", "optim.weight_decay=0.1", "optim.freeze_prototypes_niters=3"],
     &["optim.name=adamw", "optim.base_lr=1e-3", "optim.weight_decay=0.1", "optim.freeze_prototypes_niters=0"],
 ];
 
@@ -167,7 +168,7 @@ fn what_the_training_api_cannot_follow_is_refused_before_anything_is_written() {
         return;
     }
     let folder = Folder::new();
-    let output = folder.train("run", "training-api", &["optim.name=adam", "optim.freeze_prototypes_niters=3"], &[]);
+    let output = folder.train("run", "training-api", &["model.nmb_prototypes=8", "model.hidden_mlp=8"], &[]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && message.contains("optim.freeze_prototypes_niters") && message.contains("--engine stock"), "{message}");
     assert!(!folder.path("run").exists());

@@ -16,10 +16,10 @@ use crate::artifacts::{self, ASSIGN_STEP_FILE, ArtifactError, EMBED_STEP_FILE, I
 use crate::ir::{Graph, GraphError, ValueId};
 use crate::manifest::{Manifest, TensorSpec, TrainingApiSpec};
 use crate::methods::accumulation::assign_step;
-use crate::methods::swav::TrainStep;
+use crate::methods::swav::{TrainStep, train_step};
 use crate::nn::Parameter;
 use crate::onnx::{FileError, FunctionNames, ModelOptions, NUMBER_SEPARATOR, encode, read_model, write_model};
-use crate::preset::{OptimizerName, Precision, Preset, Provider};
+use crate::preset::{Precision, Preset, Provider};
 use crate::weights::{Weights, WeightsError, load_safetensors, write_atomically};
 
 /// The folder inside an artifact directory.
@@ -72,7 +72,7 @@ pub enum TrainingApiError {
 /// Whether the training API can follow a preset.
 ///
 /// # Errors
-/// [`TrainingApiError::Unsupported`], naming the setting.
+/// [`TrainingApiError::Unsupported`], naming the setting; a network that cannot be built.
 pub fn check(preset: &Preset) -> Result<(), TrainingApiError> {
     if preset.train.provider != Provider::Cpu {
         let problem = format!("expected cpu with the training API, got {}: its artifacts were tried there only", preset.train.provider);
@@ -82,12 +82,7 @@ pub fn check(preset: &Preset) -> Result<(), TrainingApiError> {
         let problem = "expected f32 with the training API, whose optimizer cannot skip a step".to_owned();
         return Err(TrainingApiError::Unsupported { setting: "train.precision", problem });
     }
-    let niters = preset.optim.freeze_prototypes_niters;
-    if niters > 0 && matches!(preset.optim.name, OptimizerName::Adam | OptimizerName::AdamW) {
-        let problem = format!("expected 0 with Adam and AdamW in the training API, which counts one step for all parameters, got {niters}");
-        return Err(TrainingApiError::Unsupported { setting: "optim.freeze_prototypes_niters", problem });
-    }
-    Ok(())
+    if preset.optim.freeze_prototypes_niters > 0 { check_shapes(preset, &train_step(preset)?.parameters) } else { Ok(()) }
 }
 
 /// Frozen prototypes are known by their shape, which no other parameter may have.
@@ -95,11 +90,11 @@ fn check_shapes(preset: &Preset, parameters: &[Parameter]) -> Result<(), Trainin
     let prototypes = preset.model.nmb_prototypes.parameter_names();
     let (prototypes, others): (Vec<_>, Vec<_>) = parameters.iter().partition(|parameter| prototypes.contains(&parameter.name));
     match others.iter().find(|other| prototypes.iter().any(|prototypes| prototypes.shape == other.shape)) {
-        Some(other) if preset.optim.freeze_prototypes_niters > 0 => {
+        Some(other) => {
             let problem = format!("expected 0 where another parameter, here {}, has the shape of the prototypes, {:?}", other.name, other.shape);
             Err(TrainingApiError::Unsupported { setting: "optim.freeze_prototypes_niters", problem })
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -112,7 +107,6 @@ struct Models {
 fn models(preset: &Preset) -> Result<Models, TrainingApiError> {
     check(preset)?;
     let training = training_model::training_model(preset)?;
-    check_shapes(preset, &training.parameters)?;
     let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.resolved_target()) };
     let mut files = vec![
         (TRAINING_MODEL_FILE, encode(&write_model(&training.graph, "training_model", &options)?)?),
@@ -265,15 +259,15 @@ mod tests {
     #[test]
     fn what_the_training_api_cannot_follow_is_refused() {
         for (changes, setting) in [
-            (&["optim.name=adam"][..], "optim.freeze_prototypes_niters"),
-            (&["optim.name=adamw"], "optim.freeze_prototypes_niters"),
+            (&["train.provider=cuda"][..], "train.provider"),
+            (&["train.precision=mixed-f16", "train.emulate_f16=true"], "train.precision"),
             // projection_head.3.weight is [8, 16], the prototypes [8, 8]; with a hidden layer of 8 both are.
             (&["model.nmb_prototypes=8", "model.hidden_mlp=8"], "optim.freeze_prototypes_niters"),
         ] {
             let error = models(&preset(changes)).err().expect("refused").to_string();
             assert!(error.starts_with(setting) && error.contains("--engine stock"), "{error}");
         }
-        for changes in [&["optim.name=adamw", "optim.freeze_prototypes_niters=0"][..], &["optim.name=sgd"], &["model.nmb_prototypes=[12, 9]"]] {
+        for changes in [&["optim.name=adamw"][..], &["optim.name=sgd"], &["model.nmb_prototypes=[12, 9]"]] {
             assert!(models(&preset(changes)).is_ok(), "{changes:?}");
         }
     }
