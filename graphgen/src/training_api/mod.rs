@@ -107,7 +107,7 @@ struct Models {
 fn models(preset: &Preset) -> Result<Models, TrainingApiError> {
     check(preset)?;
     let training = training_model::training_model(preset)?;
-    let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.resolved_target()) };
+    let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.training_api_target()) };
     let mut files = vec![
         (TRAINING_MODEL_FILE, encode(&write_model(&training.graph, "training_model", &options)?)?),
         (EVAL_MODEL_FILE, encode(&eval_model::eval_model(preset, &training)?)?),
