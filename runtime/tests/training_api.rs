@@ -174,6 +174,15 @@ fn what_the_training_api_cannot_follow_is_refused_before_anything_is_written() {
     assert!(!folder.path("run").exists());
 }
 
+#[test]
+fn the_stock_engine_refuses_the_training_builds_kernels_before_anything_is_written() {
+    let folder = Folder::new();
+    let output = folder.train("run", "stock", &["train.target=ort-training"], &[]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("train.target") && message.contains("--engine training-api"), "{message}");
+    assert!(!folder.path("run").exists());
+}
+
 /// Gradients of all parameters from 8-bit numbers, one of which is 128: the tests' own training step.
 fn gradient_of(g: &mut Graph, bytes: graphgen::ir::ValueId, start: usize, shape: &[usize]) -> graphgen::ir::ValueId {
     let length = shape.iter().product::<usize>();
