@@ -33,7 +33,8 @@ pub enum TrainError {
     TrainingApi(#[from] TrainingApiError),
     /// Graphs whose kernels only the training build of ONNX Runtime has.
     #[error(
-        "train.target: expected another than ort-training with --engine stock, whose ONNX Runtime lacks its kernels; leave it out, or train with --engine training-api"
+        "train.target: expected another than ort-training with --engine stock, whose ONNX Runtime lacks its kernels; leave it out, or train with \
+         --engine training-api"
     )]
     TrainingKernels,
     /// A guard ended the run.
