@@ -6,6 +6,8 @@
                                                          session of its own, placed by the real provider. Needs
                                                          onnxruntime-gpu and, without a GPU, the stand-in libraries of
                                                          scripts/cuda_stand_ins.py in LD_LIBRARY_PATH
+    python scripts/kernel_tables.py ort-training         kernels of the training build's CPU provider, found in the same way. Needs
+                                                         onnxruntime-training-cpu
     python scripts/kernel_tables.py directml FILE        kernels of DirectML, from docs/OperatorKernels.md of ONNX Runtime
 
 Needs onnx. Rows are tab-separated: operator, since version, tensor (in0, out0, ...), element types.
@@ -28,14 +30,16 @@ Max MaxPool MaxUnpool Min Mul Neg Not OneHot Or Pad Pow Range Reciprocal ReduceL
 ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Shape Sigmoid Sign Slice Softmax SpaceToDepth Split
 Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where Xor""".split()
 MICROSOFT = ["FusedMatMul"]
+# Those of the training build alone; MaxPoolGrad calls itself an operator of ai.onnx.
+TRAINING = [("ConvGrad", "com.microsoft"), ("BatchNormalizationGrad", "com.microsoft"), ("InPlaceAccumulatorV2", "com.microsoft"), ("MaxPoolGrad", "")]
 TYPES = ["float", "float16", "double", "int32", "int64", "bool", "uint8"]
 TENSOR_TYPE = {
     "float": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "double": TensorProto.DOUBLE, "int32": TensorProto.INT32,
     "int64": TensorProto.INT64, "bool": TensorProto.BOOL, "uint8": TensorProto.UINT8,
 }
 OPEN_ENDED = 2**31 - 1
-# Opsets that the CUDA provider is probed with.
-FIRST_OPSET, LAST_OPSET = 13, 25
+# Opsets that the CUDA provider is probed with, and the last of the training build.
+FIRST_OPSET, LAST_OPSET, LAST_TRAINING_OPSET = 13, 25, 21
 
 
 def since_versions():
@@ -160,7 +164,10 @@ def probe(name, since, dtype):
         "Slice": (same, [ints("a", [0]), ints("b", [1])], {}), "Split": (same, [ints("a", [1, 3])], {"axis": 1}),
         "Squeeze": ([("x", dtype, [1, 4])], *axes(0)), "Unsqueeze": (same, *axes(0)), "Tile": (same, [ints("r", [1, 2, 1, 1])], {}),
         "TopK": (same, [ints("k", [2])], {}), "Transpose": (same, *no), "Where": ([("c", "bool", shape)] + binary, *no),
-        "Dropout": (same, *no),
+        "Dropout": (same, *no), "InPlaceAccumulatorV2": (binary + [("r", "bool", [1])], *no),
+        "ConvGrad": ([("y", dtype, [2, 3, 4, 4]), ("x", dtype, shape), ("w", dtype, [3, 4, 3, 3])], [], {"kernel_shape": [3, 3]}),
+        "BatchNormalizationGrad": (binary + [(n, dtype, [4]) for n in "smi"], [], {"epsilon": 1e-5}),
+        "MaxPoolGrad": ([("y", dtype, [2, 4, 3, 3]), ("i", "int64", [2, 4, 3, 3])], [], {"kernel_shape": [2, 2], "strides": [2, 2]}),
     }
     for reduction in ("L2", "LogSumExp", "Max", "Mean", "Min", "Sum", "SumSquare"):
         table["Reduce" + reduction] = (same, *axes(0, 2, 3)) if reduction != "Max" and reduction != "Min" else (same, *axes(1))
@@ -175,28 +182,28 @@ def build(name, since, dtype, domain, target=None):
         node, inputs, initializers = helper.make_node(name, ["s"], ["o"], value=fill), [("s", "int64", [2])], []
     else:
         parts = probe(name, since, dtype)
-        if parts is None:
+        # The process crashes where it casts from and to float around a pooling's gradient, whose shape is not known then.
+        if parts is None or (name, dtype) == ("MaxPoolGrad", "float16"):
             return None
         inputs, initializers, attributes = parts
         if target:
             attributes = {**attributes, "to": TENSOR_TYPE[target]}
-        outputs = ["o", "o2"] if name == "Split" else ["o", "o2"] if name in ("TopK", "MaxPool") else ["o"]
+        outputs = ["o", "o2"] if name in ("Split", "TopK", "MaxPool") else ["o", "o2", "o3"] if name == "BatchNormalizationGrad" else ["o"]
         node = helper.make_node(name, [n for n, *_ in inputs] + [i.name for i in initializers], outputs, domain=domain, **attributes)
     infos = [value(n, t, s) for n, t, s in inputs]
-    outs = [onnx.ValueInfoProto(name=name) for name in node.output]
+    # The process crashes without the shape of a pooling's gradient.
+    outs = [value("o", dtype, [2, 4, 6, 6])] if name == "MaxPoolGrad" else [onnx.ValueInfoProto(name=name) for name in node.output]
     graph = helper.make_graph([node], "probe", infos, outs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", since), helper.make_opsetid("com.microsoft", 1)], ir_version=10)
 
 
-def cuda():
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)
+def probed(placed, last_opset, more=()):
+    """Kernels of all operators, and of `more`, that `placed` finds from the first opset on."""
     found, versions = collections.defaultdict(set), since_versions()
     # Of the versions up to opset 13 the one that opset 13 has.
     current = {name: max((v for v in all_versions if v <= FIRST_OPSET), default=0) for name, all_versions in versions.items()}
-    cases = [(name, since, "") for name, all_versions in versions.items() for since in all_versions if current[name] <= since <= LAST_OPSET]
-    cases += [(name, 1, "com.microsoft") for name in MICROSOFT]
+    cases = [(name, since, "") for name, all_versions in versions.items() for since in all_versions if current[name] <= since <= last_opset]
+    cases += [(name, 1, "com.microsoft") for name in MICROSOFT] + [(name, 1, domain) for name, domain in more]
     for name, since, domain in cases:
         key = f"{domain}::{name}" if domain else name
         pairs = itertools.product(TYPES, TYPES) if name == "Cast" else ((t, None) for t in TYPES)
@@ -204,16 +211,41 @@ def cuda():
             model = build(name, 17 if domain else max(since, FIRST_OPSET), dtype, domain, target)
             if model is None:
                 continue
-            if placed_on_cuda(onnxruntime, model):
+            if placed(model):
                 tensor = "out0" if name == "ConstantOfShape" else "in1" if name in ("Where", "OneHot") else "in0"
                 found[key, since, tensor].add(dtype)
                 if target:
                     found[key, since, "out0"].add(target)
+    return rows(found)
+
+
+def cuda():
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
     source = [
         f"Kernels of the CUDA provider of onnxruntime-gpu {onnxruntime.__version__}, from opset 13 on: where the provider itself placed a",
         "node of each operator and element type; written by scripts/kernel_tables.py. Operators that are not here were not probed.",
     ]
-    write("cuda", source, rows(found))
+    write("cuda", source, probed(lambda model: placed_on_cuda(onnxruntime, model), LAST_OPSET))
+
+
+def ort_training():
+    import onnxruntime
+
+    def loads(model):
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            return True
+        except Exception:
+            return False
+
+    onnxruntime.set_default_logger_severity(4)
+    source = [
+        f"Kernels of the CPU provider of onnxruntime-training-cpu {onnxruntime.__version__}, from opset 13 to {LAST_TRAINING_OPSET}: where a session took a",
+        "node of each operator and element type; written by scripts/kernel_tables.py. Operators that are not here were not probed.",
+    ]
+    write("ort-training", source, probed(loads, LAST_TRAINING_OPSET, TRAINING))
 
 
 def placed_on_cuda(onnxruntime, model):
@@ -229,4 +261,4 @@ def placed_on_cuda(onnxruntime, model):
 
 
 if __name__ == "__main__":
-    {"operators": operators, "cpu": cpu, "cuda": cuda, "directml": directml}[sys.argv[1]](*sys.argv[2:])
+    {"operators": operators, "cpu": cpu, "cuda": cuda, "ort-training": ort_training, "directml": directml}[sys.argv[1]](*sys.argv[2:])

@@ -86,7 +86,7 @@ pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<
             *graph = emulate_f16(graph, target)?;
         }
     }
-    let options = ModelOptions { target, ..ModelOptions::default() };
+    let options = ModelOptions::new(target);
     let mut files = Vec::new();
     for (file, graph) in &graphs {
         files.push((*file, encode(&write_model(graph, file.trim_end_matches(".onnx"), &options)?)?));

@@ -40,11 +40,15 @@ workers = 1
 "
 );
 
-/// Optimizers with settings of their own; Adam and AdamW cannot freeze prototypes in the training API.
-const OPTIMIZERS: [&[&str]; 4] = [
+/// Micro-batches of 4 images, with two heads.
+const MICRO_BATCHES: [&str; 3] = ["train.accumulate=2", "model.nmb_prototypes=[12, 9]", "train.sinkhorn=graph"];
+
+/// Optimizers with settings of their own. With frozen prototypes, Adam and AdamW count their steps for themselves.
+const OPTIMIZERS: [&[&str]; 5] = [
     &["optim.name=lars", "optim.base_lr=0.3", "optim.weight_decay=1e-4", "optim.freeze_prototypes_niters=3"],
     &["optim.name=sgd", "optim.base_lr=1e-3", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=3"],
-    &["optim.name=adam", "optim.base_lr=3e-4", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=0"],
+    &["optim.name=adam", "optim.base_lr=3e-4", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=3"],
+    &["optim.name=adamw", "optim.base_lr=1e-3", "optim.weight_decay=0.1", "optim.freeze_prototypes_niters=3"],
     &["optim.name=adamw", "optim.base_lr=1e-3", "optim.weight_decay=0.1", "optim.freeze_prototypes_niters=0"],
 ];
 
@@ -105,7 +109,8 @@ fn both_engines_train_alike() {
         return;
     }
     let folder = Folder::new();
-    for (index, settings) in OPTIMIZERS.iter().enumerate() {
+    let several: Vec<&str> = MICRO_BATCHES.iter().chain(OPTIMIZERS[0]).copied().collect();
+    for (index, settings) in OPTIMIZERS.into_iter().chain([several.as_slice()]).enumerate() {
         let stock = folder.losses(&format!("stock-{index}"), "stock", settings, &[]);
         let training_api = folder.losses(&format!("training-api-{index}"), "training-api", settings, &[]);
         let (first, all) = (difference(&training_api[..1], &stock[..1]), difference(&training_api, &stock));
@@ -121,7 +126,8 @@ fn a_run_goes_on_with_the_other_engine() {
         return;
     }
     let folder = Folder::new();
-    for (index, settings) in [OPTIMIZERS[0], OPTIMIZERS[3]].into_iter().enumerate() {
+    let several: Vec<&str> = MICRO_BATCHES.iter().chain(OPTIMIZERS[0]).copied().collect();
+    for (index, settings) in [OPTIMIZERS[0], OPTIMIZERS[3], &several].into_iter().enumerate() {
         let whole = folder.losses(&format!("whole-{index}"), "stock", settings, &[]);
         // The second step is one with frozen prototypes, the seventh one with a filling queue.
         for (engines, stop) in [(["stock", "training-api"], "7"), (["training-api", "stock"], "7"), (["stock", "training-api"], "2")] {
@@ -162,9 +168,18 @@ fn what_the_training_api_cannot_follow_is_refused_before_anything_is_written() {
         return;
     }
     let folder = Folder::new();
-    let output = folder.train("run", "training-api", &["optim.name=adam", "optim.freeze_prototypes_niters=3"], &[]);
+    let output = folder.train("run", "training-api", &["model.nmb_prototypes=8", "model.hidden_mlp=8"], &[]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && message.contains("optim.freeze_prototypes_niters") && message.contains("--engine stock"), "{message}");
+    assert!(!folder.path("run").exists());
+}
+
+#[test]
+fn the_stock_engine_refuses_the_training_builds_kernels_before_anything_is_written() {
+    let folder = Folder::new();
+    let output = folder.train("run", "stock", &["train.target=ort-training"], &[]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("train.target") && message.contains("--engine training-api"), "{message}");
     assert!(!folder.path("run").exists());
 }
 
@@ -278,7 +293,8 @@ fn engine(preset: &Preset, directory: &Path) -> Option<(TrainingApiEngine, Manif
 
 #[test]
 fn with_the_same_gradients_an_update_is_the_same() {
-    for settings in OPTIMIZERS {
+    let two_heads: Vec<&str> = OPTIMIZERS[0].iter().copied().chain(["model.nmb_prototypes=[12, 9]"]).collect();
+    for settings in OPTIMIZERS.into_iter().chain([two_heads.as_slice()]) {
         let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         let preset = Preset::from_toml(PRESET, &settings).expect("valid");
         let directory = tempfile::tempdir().expect("temporary directory");
@@ -299,9 +315,12 @@ fn with_the_same_gradients_an_update_is_the_same() {
             let trains = step >= preset.optim.freeze_prototypes_niters;
             // The training step normalises the prototypes; here nothing does but this.
             let mut before = engine.weights().expect("weights");
-            for row in before.get_mut("prototypes.weight").expect("a parameter").data.chunks_mut(preset.model.feat_dim) {
-                let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-                row.iter_mut().for_each(|value| *value /= norm);
+            let prototypes = preset.model.nmb_prototypes.parameter_names();
+            for (_, weights) in before.iter_mut().filter(|(name, _)| prototypes.contains(name)) {
+                for row in weights.data.chunks_mut(preset.model.feat_dim) {
+                    let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+                    row.iter_mut().for_each(|value| *value /= norm);
+                }
             }
             engine.load_weights(&before).expect("they fit");
             // Twice: the gradients are those of the last pass, not a sum.
@@ -315,8 +334,8 @@ fn with_the_same_gradients_an_update_is_the_same() {
                 let distance = distance(weight, &reference.values[name]);
                 assert!(distance <= 1e-6 * (step + 1) as f64, "{} step {step}: {name} {distance:e}", settings[0]);
             }
-            if !trains {
-                assert_eq!(got["prototypes.weight"], before["prototypes.weight"], "frozen");
+            for name in prototypes.iter().filter(|_| !trains) {
+                assert_eq!(got[name], before[name], "frozen");
             }
             let OptimizerState { moments, step: counted } = engine.optimizer_state().expect("moments");
             for (name, moment) in &moments {

@@ -20,6 +20,8 @@ pub enum ExecutionProvider {
     CudaNhwc,
     /// DmlExecutionProvider.
     Directml,
+    /// CPUExecutionProvider of the training build.
+    OrtTraining,
 }
 
 impl fmt::Display for ExecutionProvider {
@@ -29,6 +31,7 @@ impl fmt::Display for ExecutionProvider {
             ExecutionProvider::Cuda => "cuda",
             ExecutionProvider::CudaNhwc => "cuda-nhwc",
             ExecutionProvider::Directml => "directml",
+            ExecutionProvider::OrtTraining => "ort-training",
         })
     }
 }

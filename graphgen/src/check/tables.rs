@@ -11,6 +11,7 @@ const OPERATORS: &str = include_str!("../../kernels/operators.tsv");
 const CPU: &str = include_str!("../../kernels/cpu.tsv");
 const CUDA: &str = include_str!("../../kernels/cuda.tsv");
 const DIRECTML: &str = include_str!("../../kernels/directml.tsv");
+const ORT_TRAINING: &str = include_str!("../../kernels/ort-training.tsv");
 const LIMITS: &str = include_str!("../../kernels/limits.toml");
 
 /// A tensor of a node.
@@ -81,6 +82,7 @@ impl Tables {
             ExecutionProvider::Cpu => CPU,
             ExecutionProvider::Cuda | ExecutionProvider::CudaNhwc => CUDA,
             ExecutionProvider::Directml => DIRECTML,
+            ExecutionProvider::OrtTraining => ORT_TRAINING,
         };
         let mut kernels: HashMap<_, HashMap<_, Vec<_>>> = HashMap::new();
         for [operator, since, place, types] in table_rows(table) {
@@ -98,12 +100,15 @@ impl Tables {
     /// Why there is no kernel.
     pub(super) fn kernel(&self, operator: &str, opset: i64) -> Result<&[Constraint], String> {
         let Some(versions) = self.kernels.get(operator) else {
+            if table_rows(ORT_TRAINING).any(|[known, ..]: [&str; 4]| known == operator) && table_rows(CPU).all(|[known, ..]: [&str; 4]| known != operator) {
+                return Err(format!("only ONNX Runtime's training build has a kernel for {operator}"));
+            }
             if !self.since.contains_key(operator) {
                 return Err(format!("the table of the {} provider does not know {operator}", self.provider));
             }
             return Err(format!("the {} provider has no kernel for {operator}", self.provider));
         };
-        // Operators of com.microsoft have one version.
+        // Operators of com.microsoft and of the training build have one version.
         let since = match self.since.get(operator) {
             Some(since) => since.iter().copied().filter(|&since| since <= opset).max().unwrap_or(0),
             None => 1,

@@ -1,12 +1,16 @@
 use super::*;
+use crate::artifacts::export;
 use crate::functions::batch_norm::BatchNormTrain;
+use crate::functions::batch_norm_grad::BatchNormTrainGrad;
+use crate::functions::conv_grad::ConvWeightGrad;
 use crate::functions::l2_normalize::L2Normalize;
 use crate::functions::max_pool_grad::MaxPoolGrad;
 use crate::ir::{DType, Graph, TensorType};
-use crate::onnx::{ModelOptions, write_model};
+use crate::onnx::{ModelOptions, read_model, write_model};
 use crate::ops::conv::Window;
 use crate::ops::{BatchNormalizationTraining, Op, ScatterElements};
-use crate::preset::Target;
+use crate::preset::{Preset, Target};
+use crate::training_api;
 
 const PROVIDERS: [ExecutionProvider; 4] = [ExecutionProvider::Cpu, ExecutionProvider::Cuda, ExecutionProvider::CudaNhwc, ExecutionProvider::Directml];
 
@@ -66,6 +70,37 @@ fn scattering_with_addition_is_refused_on_directml() {
     for target in [Target::Portable, Target::Cuda, Target::Directml] {
         expect_refused(&model(op.clone(), &[dy.clone(), indices.clone()], target), &[], "", "");
     }
+}
+
+#[test]
+fn only_the_training_build_takes_its_gradient_kernels() {
+    let maps = TensorType::f32(vec![1, 2, 4, 4]);
+    let window = Window { kernel: 3, stride: 1, padding: 1 };
+    let (c, indices) = (TensorType::f32(vec![2]), TensorType::new(DType::I64, vec![1, 2, 4, 4]));
+    let norm = BatchNormTrainGrad { epsilon: 1e-5, relu: false, residual: false };
+    for (model, operator) in [
+        (model(ConvWeightGrad { window }, &[maps.clone(), maps.clone()], Target::OrtTraining), "com.microsoft::ConvGrad"),
+        (model(norm, &[maps.clone(), maps.clone(), c.clone(), c.clone(), c], Target::OrtTraining), "com.microsoft::BatchNormalizationGrad"),
+        (model(MaxPoolGrad { window, input_size: [4, 4] }, &[maps, indices], Target::OrtTraining), "MaxPoolGrad"),
+    ] {
+        expect_refused(&model, &PROVIDERS, operator, "only ONNX Runtime's training build");
+        assert_eq!(refusals(&model, ExecutionProvider::OrtTraining), []);
+    }
+}
+
+#[test]
+fn the_training_build_takes_whole_training_models() {
+    let small = ["model.arch=resnet10", "model.width=8", "model.feat_dim=8", "model.nmb_prototypes=12", "train.batch_size=4", "loss.queue_length=8"];
+    let preset = Preset::from_toml("", &small.map(String::from)).expect("valid");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    export(&preset, directory.path()).expect("exported");
+    training_api::add(directory.path()).expect("added");
+    let file = directory.path().join(training_api::FOLDER).join(training_api::TRAINING_MODEL_FILE);
+    let model = read_model(&std::fs::read(file).expect("written")).expect("a model");
+    let report = check(&model, ExecutionProvider::OrtTraining, &[]);
+    assert!(report.nodes > 100 && report.refusals.is_empty(), "{:?}", report.refusals);
+    let elsewhere = refusals(&model, ExecutionProvider::Cpu);
+    assert!(elsewhere.iter().all(|refusal| refusal.reason.contains("training build")) && !elsewhere.is_empty(), "{elsewhere:?}");
 }
 
 #[test]

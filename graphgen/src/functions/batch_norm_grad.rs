@@ -1,14 +1,14 @@
 //! The gradient of batch normalisation over the batch's own statistics.
 
-use ndarray::{ArrayD, Axis, Zip};
+use ndarray::{ArrayD, Zip};
 
 use super::batch_norm::{batch_axes, channel_shape, elements_per_channel, in_f32, inverse_std};
 use super::body_inputs;
 use super::formulations::BatchNormGradForm;
 use super::relu_grad::masked;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
-use crate::ops::normalization::{BatchNormalization, over_channels};
-use crate::ops::{Attribute, Domain, FusedMatMul, Operator, Vjp};
+use crate::ops::normalization::{BatchNormalization, eval_batch_norm_gradient};
+use crate::ops::{Attribute, BatchNormalizationGrad, Domain, FusedMatMul, Operator, Vjp};
 use crate::preset::Target;
 
 /// Gradients of [`BatchNormTrain`](super::batch_norm::BatchNormTrain); inputs dy, x, scale, mean, var and, with `relu`,
@@ -57,15 +57,8 @@ impl Operator for BatchNormTrainGrad {
             Some(&y) => Zip::from(inputs[0]).and(y).map_collect(|&dy, &y| if y > 0.0 { dy } else { 0.0 }),
             None => inputs[0].clone(),
         };
-        let over = |vector: &ArrayD<f64>| over_channels(vector, x.ndim());
-        let sum = |values: &ArrayD<f64>| (0..values.ndim()).rev().filter(|&axis| axis != 1).fold(values.clone(), |sum, axis| sum.sum_axis(Axis(axis)));
-        let count = (x.len() / x.shape()[1]) as f64;
         let inverse = variance.mapv(|variance| 1.0 / (variance + self.epsilon).sqrt());
-        let normalized = (x - &over(mean)) * over(&inverse);
-        let dbias = sum(dy);
-        let dscale = sum(&(dy * &normalized));
-        let dx = (dy - &over(&(&dbias / count)) - normalized * over(&(&dscale / count))) * over(&(&inverse * scale));
-        let mut gradients = vec![dx, dscale, dbias];
+        let mut gradients = eval_batch_norm_gradient(dy, x, scale, mean, &inverse).to_vec();
         if self.residual {
             gradients.push(dy.clone());
         }
@@ -81,6 +74,7 @@ impl Operator for BatchNormTrainGrad {
             dy
         };
         let outputs = match target.formulations().batch_norm_grad {
+            BatchNormGradForm::Kernel if inputs[1].rank() == 4 => self.kernel(&mut g, [dy, x, scale, mean, variance])?,
             BatchNormGradForm::AffineMaps if inputs[1].rank() == 4 => self.affine_maps(&mut g, inputs[1], [dy, x, scale, mean, variance])?,
             _ => self.reductions(&mut g, inputs[1], [dy, x, scale, mean, variance])?,
         };
@@ -95,6 +89,12 @@ impl Operator for BatchNormTrainGrad {
 }
 
 impl BatchNormTrainGrad {
+    fn kernel(&self, g: &mut Graph, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {
+        let inverse = inverse_std(g, variance, self.epsilon)?;
+        let gradients = g.apply_all(BatchNormalizationGrad { epsilon: self.epsilon }, &[dy, x, scale, mean, inverse])?;
+        Ok([gradients[0], gradients[1], gradients[2]])
+    }
+
     /// With x̂ the normalised input and M elements a channel: `dbias = Σ dy`, `dscale = Σ dy·x̂`,
     /// `dx = scale·inverse·(dy − dbias/M − x̂·dscale/M)`.
     fn reductions(&self, g: &mut Graph, ty: &TensorType, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {

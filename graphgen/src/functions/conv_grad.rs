@@ -7,7 +7,7 @@ use super::formulations::ConvolutionForm;
 use super::taps::input_size_of;
 use super::{body_inputs, weight_gradient};
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
-use crate::ops::conv::{Window, columns, eval_input_gradient, infer_input_gradient, outputs_as_rows, rank4};
+use crate::ops::conv::{Window, eval_input_gradient, eval_weight_gradient, infer_input_gradient};
 use crate::ops::{Attribute, Conv, ConvTranspose, Domain, Gather, Operator, Pad, Slice, Vjp};
 use crate::preset::Target;
 
@@ -128,11 +128,7 @@ impl Operator for ConvWeightGrad {
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
-        let (dy, x) = (rank4(inputs[0]), rank4(inputs[1]));
-        let (kernel, (_, out, out_h, out_w)) = (self.window.kernel, dy.dim());
-        let dw = outputs_as_rows(&dy).dot(&columns(self.window, &x, [out_h, out_w]).t());
-        let dw = dw.to_shape((out, x.dim().1, kernel, kernel)).expect("a product for every tap");
-        vec![dw.into_owned().into_dyn()]
+        vec![eval_weight_gradient(self.window, inputs[0], inputs[1])]
     }
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {

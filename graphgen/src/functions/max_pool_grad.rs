@@ -1,12 +1,13 @@
 //! The gradient of max pooling.
 
-use ndarray::{ArrayD, IxDyn};
+use ndarray::ArrayD;
 
 use super::body_inputs;
 use super::formulations::MaxPoolGradForm;
 use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
 use crate::ops::conv::Window;
-use crate::ops::{Attribute, Domain, Equal, Operator, Pad, ScatterElements, Slice, Vjp, Where};
+use crate::ops::pool::{eval_max_pool_gradient, infer_max_pool_gradient};
+use crate::ops::{Attribute, Domain, Equal, MaxPoolGradKernel, Operator, Pad, ScatterElements, Slice, Vjp, Where};
 use crate::preset::Target;
 
 /// Every gradient goes to the maximum it came from: dy [N,C,H',W'], flat indices i64 [N,C,H',W'] → dx [N,C,H,W].
@@ -29,12 +30,7 @@ impl Operator for MaxPoolGrad {
     const DOMAIN: Domain = Domain::Swav;
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        match inputs {
-            [dy, indices] if dy.rank() == 4 && dy.shape == indices.shape && indices.dtype == DType::I64 => {
-                Ok(vec![TensorType::new(dy.dtype, self.output_shape(&dy.shape))])
-            }
-            _ => Err(format!("expected a gradient of 4 dimensions and as many i64 indices, got {inputs:?}")),
-        }
+        infer_max_pool_gradient(self.input_size, inputs)
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
@@ -48,16 +44,13 @@ impl Operator for MaxPoolGrad {
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
-        let mut flat = vec![0.0; self.output_shape(inputs[0].shape()).iter().product()];
-        for (&dy, &index) in inputs[0].iter().zip(inputs[1]) {
-            flat[index as usize] += dy;
-        }
-        vec![ArrayD::from_shape_vec(IxDyn(&self.output_shape(inputs[0].shape())), flat).expect("as many elements")]
+        eval_max_pool_gradient(self.input_size, inputs)
     }
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [dy, indices]) = body_inputs(["dy", "indices"], inputs);
         let dx = match target.formulations().max_pool_grad {
+            MaxPoolGradForm::Kernel => g.apply(MaxPoolGradKernel { window: self.window, input_size: self.input_size }, &[dy, indices])?,
             MaxPoolGradForm::ScatterAdd => self.scatter(&mut g, dy, indices)?,
             MaxPoolGradForm::Phases => self.phases(&mut g, dy, indices)?,
         };

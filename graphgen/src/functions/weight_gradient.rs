@@ -5,9 +5,9 @@
 
 use super::formulations::WeightGradientForm;
 use super::taps::{columns, taps};
-use crate::ir::{Graph, GraphError, ValueId};
+use crate::ir::{Graph, GraphError, TensorData, ValueId};
 use crate::ops::conv::Window;
-use crate::ops::{FusedMatMul, Gemm};
+use crate::ops::{ConvGrad, FusedMatMul, Gemm};
 use crate::preset::Target;
 
 /// How the products are summed.
@@ -21,6 +21,8 @@ enum Form {
     PerTap,
     /// One product for each image, taps side by side, [k·k·C, P] · [O, P]ᵀ, summed over the batch: for few channels.
     PerImage,
+    /// The training build's kernel.
+    Kernel,
 }
 
 /// Measured on ONNX Runtime's CPU provider: merging the batch into the product pays while maps are small; few input
@@ -28,6 +30,7 @@ enum Form {
 /// memory of taps side by side, k·k times the input, to inputs of few channels.
 fn choose(target: Target, window: Window, channels: usize, pixels: usize) -> Form {
     match target.formulations().weight_gradient {
+        WeightGradientForm::Kernel => Form::Kernel,
         WeightGradientForm::OneGemm => Form::OneGemm,
         WeightGradientForm::GemmPerTap if window.kernel == 1 || channels < 8 => Form::OneGemm,
         WeightGradientForm::GemmPerTap => Form::GemmPerTap,
@@ -46,7 +49,16 @@ pub(super) fn build(g: &mut Graph, window: Window, target: Target, dy: ValueId, 
         Form::GemmPerTap => gemm_per_tap(g, window, dy, x),
         Form::PerTap => per_tap(g, window, dy, x),
         Form::PerImage => per_image(g, window, dy, x),
+        Form::Kernel => kernel(g, window, dy, x),
     }
+}
+
+/// The weight that the kernel takes besides serves for its shape: its elements matter to the input's gradient, which is not
+/// used.
+fn kernel(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let shape = [g.shape(dy)[1], g.shape(x)[1], window.kernel, window.kernel];
+    let weight = g.constant(shape, TensorData::F32(vec![0.0; shape.iter().product()]));
+    Ok(g.apply_all(ConvGrad { window }, &[dy, x, weight])?[1])
 }
 
 fn one_gemm(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {

@@ -100,6 +100,17 @@ impl Graph {
         id
     }
 
+    /// Gives an input another name.
+    ///
+    /// # Panics
+    /// If there is no input `from`, or `to` is taken.
+    pub(crate) fn rename_input(&mut self, from: &str, to: &str) -> ValueId {
+        assert!(self.find_input(to).is_none(), "graph input {to} exists already");
+        let input = self.find_input(from).unwrap_or_else(|| panic!("there is no graph input {from}"));
+        self.values[input.0].source = ValueSource::Input(to.to_owned());
+        input
+    }
+
     /// Adds a constant.
     ///
     /// # Panics

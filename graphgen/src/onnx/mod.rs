@@ -24,7 +24,7 @@ pub use writer::{Dim, ModelOptions, write_model};
 
 pub(crate) use functions::{NUMBER_SEPARATOR, body_nodes};
 pub(crate) use inspection::operator_name;
-pub(crate) use tensor::{attribute, data_type, tensor, tensor_attribute, value_info};
+pub(crate) use tensor::{attribute, data_type, graph_attribute, tensor, tensor_attribute, value_info};
 
 /// Version of `ai.onnx` that files are written for: the newest whose kernels CUDA's and DirectML's providers share.
 pub const OPSET: i64 = 17;

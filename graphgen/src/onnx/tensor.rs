@@ -2,7 +2,7 @@
 
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_shape_proto::{Dimension, dimension};
-use super::proto::{AttributeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_proto, type_proto};
+use super::proto::{AttributeProto, GraphProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_proto, type_proto};
 use super::writer::Dim;
 use crate::ir::{DType, TensorData, TensorType};
 use crate::ops::Attribute;
@@ -79,4 +79,9 @@ pub(crate) fn attribute(name: &str, value: &Attribute) -> AttributeProto {
 /// A constant as the attribute of a `Constant` node.
 pub(crate) fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
     AttributeProto { name: Some("value".to_owned()), r#type: Some(AttributeType::Tensor.into()), t: Some(tensor), ..AttributeProto::default() }
+}
+
+/// A branch of `If`.
+pub(crate) fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {
+    AttributeProto { name: Some(name.to_owned()), r#type: Some(AttributeType::Graph.into()), g: Some(graph), ..AttributeProto::default() }
 }

@@ -35,9 +35,10 @@ pub struct ModelOptions {
 }
 
 impl ModelOptions {
-    /// Static shapes and no metadata.
+    /// Static shapes and no metadata; functions named as the target's ONNX Runtime can tell them apart.
     pub fn new(target: Target) -> Self {
-        ModelOptions { target, function_names: FunctionNames::default(), symbolic: BTreeMap::new(), metadata: BTreeMap::new() }
+        let function_names = if target == Target::OrtTraining { FunctionNames::Numbered } else { FunctionNames::Overloaded };
+        ModelOptions { target, function_names, symbolic: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 }
 

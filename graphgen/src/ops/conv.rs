@@ -162,6 +162,14 @@ pub(crate) fn eval_input_gradient(window: Window, input_size: [usize; 2], inputs
     vec![dx.into_dyn()]
 }
 
+/// `dw` of a convolution in double precision: dy [N,O,H',W'], x [N,C,H,W] → [O,C,k,k].
+pub(crate) fn eval_weight_gradient(window: Window, dy: &ArrayD<f64>, x: &ArrayD<f64>) -> ArrayD<f64> {
+    let (dy, x) = (rank4(dy), rank4(x));
+    let (kernel, (_, out, out_h, out_w)) = (window.kernel, dy.dim());
+    let dw = outputs_as_rows(&dy).dot(&columns(window, &x, [out_h, out_w]).t());
+    dw.to_shape((out, x.dim().1, kernel, kernel)).expect("a product for every tap").into_owned().into_dyn()
+}
+
 impl Operator for ConvTranspose {
     const NAME: &'static str = "ConvTranspose";
 

@@ -16,6 +16,7 @@ pub mod pool;
 pub mod reduce;
 pub mod shape;
 pub mod softmax;
+pub mod training;
 
 use ndarray::ArrayD;
 
@@ -213,6 +214,7 @@ operators! {
     reduce => ReduceMax, ReduceMean, ReduceSum;
     shape => Concat, Flatten, Gather, Identity, Pad, Reshape, Slice, Transpose;
     softmax => LogSoftmax, Softmax;
+    training => BatchNormalizationGrad, ConvGrad, MaxPoolGradKernel;
     functions::batch_norm => BatchNormTrain;
     functions::batch_norm_grad => BatchNormTrainGrad;
     functions::convolution => Convolution;

@@ -55,6 +55,18 @@ pub(crate) fn normalize(x: &ArrayD<f64>, scale: &ArrayD<f64>, bias: &ArrayD<f64>
     (x - &over(mean)) * over(&(&inverse * scale)) + over(bias)
 }
 
+/// Gradients of x, scale and bias of a normalisation with the batch's own mean and `inverse` standard deviation.
+pub(crate) fn eval_batch_norm_gradient(dy: &ArrayD<f64>, x: &ArrayD<f64>, scale: &ArrayD<f64>, mean: &ArrayD<f64>, inverse: &ArrayD<f64>) -> [ArrayD<f64>; 3] {
+    let over = |vector: &ArrayD<f64>| over_channels(vector, x.ndim());
+    let sum = |values: &ArrayD<f64>| (0..values.ndim()).rev().filter(|&axis| axis != 1).fold(values.clone(), |sum, axis| sum.sum_axis(Axis(axis)));
+    let count = (x.len() / x.shape()[1]) as f64;
+    let normalized = (x - &over(mean)) * over(inverse);
+    let dbias = sum(dy);
+    let dscale = sum(&(dy * &normalized));
+    let dx = (dy - &over(&(&dbias / count)) - normalized * over(&(&dscale / count))) * over(&(inverse * scale));
+    [dx, dscale, dbias]
+}
+
 impl Operator for BatchNormalization {
     const NAME: &'static str = "BatchNormalization";
 

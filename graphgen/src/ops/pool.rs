@@ -1,6 +1,6 @@
 //! Pooling, and the scatter that undoes it.
 
-use ndarray::{Array4, ArrayD};
+use ndarray::{Array4, ArrayD, IxDyn};
 
 use super::conv::{Window, rank4};
 use super::{Attribute, Operator, Vjp, arity};
@@ -56,6 +56,26 @@ impl Operator for MaxPool {
         }
         vec![y.into_dyn(), indices.into_dyn()]
     }
+}
+
+/// Gradient and flat indices of a max pooling [N,C,H',W'] → the gradient of its input, of `input_size`.
+pub(crate) fn infer_max_pool_gradient(input_size: [usize; 2], inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+    match inputs {
+        [dy, indices] if dy.rank() == 4 && dy.shape == indices.shape && indices.dtype == DType::I64 => {
+            Ok(vec![TensorType::new(dy.dtype, vec![dy.shape[0], dy.shape[1], input_size[0], input_size[1]])])
+        }
+        _ => Err(format!("expected a gradient of 4 dimensions and as many i64 indices, got {inputs:?}")),
+    }
+}
+
+/// The gradient of a max pooling's input in double precision.
+pub(crate) fn eval_max_pool_gradient(input_size: [usize; 2], inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+    let shape = [inputs[0].shape()[0], inputs[0].shape()[1], input_size[0], input_size[1]];
+    let mut flat = vec![0.0; shape.iter().product()];
+    for (&dy, &index) in inputs[0].iter().zip(inputs[1]) {
+        flat[index as usize] += dy;
+    }
+    vec![ArrayD::from_shape_vec(IxDyn(&shape), flat).expect("as many elements")]
 }
 
 /// Mean over the whole map: [N,C,H,W] → [N,C,1,1].

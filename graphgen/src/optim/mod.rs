@@ -112,7 +112,7 @@ fn bias_corrections(g: &mut Graph, preset: &Preset, finite: Option<ValueId>) -> 
 }
 
 /// `1 − βᵗ` without cancellation: with `h = tanh(−½·t·ln β)` it is `2h / (1 + h)`.
-fn one_minus_power(g: &mut Graph, beta: f64, steps: ValueId) -> Result<ValueId, GraphError> {
+pub(crate) fn one_minus_power(g: &mut Graph, beta: f64, steps: ValueId) -> Result<ValueId, GraphError> {
     let exponent = g.scale(steps, -0.5 * beta.ln())?;
     let h = g.apply(crate::ops::Tanh, &[exponent])?;
     let numerator = g.scale(h, 2.0)?;

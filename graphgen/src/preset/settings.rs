@@ -333,6 +333,9 @@ pub enum Target {
     Cuda,
     /// Operators of the DirectML provider.
     Directml,
+    /// The target `cpu` with those gradient kernels of ONNX Runtime's training build that are faster.
+    #[serde(rename = "ort-training")]
+    OrtTraining,
 }
 
 impl std::fmt::Display for Provider {
@@ -352,6 +355,7 @@ impl std::fmt::Display for Target {
             Target::Cpu => "cpu",
             Target::Cuda => "cuda",
             Target::Directml => "directml",
+            Target::OrtTraining => "ort-training",
         })
     }
 }
@@ -462,6 +466,11 @@ impl Train {
             Provider::Cuda => Target::Cuda,
             Provider::Directml => Target::Directml,
         })
+    }
+
+    /// The target that the training API's models are written for: `target`, or the one with its kernels.
+    pub fn training_api_target(&self) -> Target {
+        self.target.unwrap_or(Target::OrtTraining)
     }
 }
 

@@ -140,8 +140,11 @@ impl Preset {
                            train.emulate_f16 = true to round by explicit casts";
             return invalid("train.precision", problem.into());
         }
-        if train.precision == Precision::MixedF16 && train.target == Some(Target::Cpu) {
-            return invalid("train.precision", "the target cpu has bodies in f32 only; choose f32, or the target portable, cuda or directml".into());
+        if train.precision == Precision::MixedF16
+            && let Some(target @ (Target::Cpu | Target::OrtTraining)) = train.target
+        {
+            let problem = format!("the target {target} has bodies in f32 only; choose f32, or the target portable, cuda or directml");
+            return invalid("train.precision", problem);
         }
         if train.precision == Precision::F32 && train.emulate_f16 {
             return invalid("train.emulate_f16", "there are no 16-bit floats in f32 to emulate; choose train.precision = \"mixed-f16\"".into());

@@ -1,6 +1,6 @@
 //! Artifacts of ONNX Runtime's training API, for any program that has it: `training_model.onnx`, `eval_model.onnx`,
-//! `optimizer_model.onnx` and `checkpoint`, in the folder `training_api` of an artifact directory. `docs/training-api.md`
-//! describes them.
+//! `optimizer_model.onnx` and `checkpoint`, in the folder `training_api` of an artifact directory, with several micro-batches
+//! also `embed_step.onnx` and `assign_step.onnx`. `docs/training-api.md` describes them.
 
 mod checkpoint;
 mod eval_model;
@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 
 pub use checkpoint::{CheckpointError, CheckpointFiles, OptimizerGroup, TrainingCheckpoint};
 
-use crate::artifacts::{self, ArtifactError, INIT_FILE, MANIFEST_FILE, sha256};
+use crate::artifacts::{self, ASSIGN_STEP_FILE, ArtifactError, EMBED_STEP_FILE, INIT_FILE, MANIFEST_FILE, sha256};
 use crate::ir::{Graph, GraphError, ValueId};
 use crate::manifest::{Manifest, TensorSpec, TrainingApiSpec};
-use crate::methods::swav::TrainStep;
+use crate::methods::accumulation::assign_step;
+use crate::methods::swav::{TrainStep, train_step};
 use crate::nn::Parameter;
 use crate::onnx::{FileError, FunctionNames, ModelOptions, NUMBER_SEPARATOR, encode, read_model, write_model};
-use crate::preset::{OptimizerName, Precision, Preset, Provider};
+use crate::preset::{Precision, Preset, Provider};
 use crate::weights::{Weights, WeightsError, load_safetensors, write_atomically};
 
 /// The folder inside an artifact directory.
@@ -71,12 +72,8 @@ pub enum TrainingApiError {
 /// Whether the training API can follow a preset.
 ///
 /// # Errors
-/// [`TrainingApiError::Unsupported`], naming the setting.
+/// [`TrainingApiError::Unsupported`], naming the setting; a network that cannot be built.
 pub fn check(preset: &Preset) -> Result<(), TrainingApiError> {
-    if preset.train.accumulate > 1 {
-        let problem = format!("expected 1 with the training API, whose TrainStep takes a whole batch, got {}", preset.train.accumulate);
-        return Err(TrainingApiError::Unsupported { setting: "train.accumulate", problem });
-    }
     if preset.train.provider != Provider::Cpu {
         let problem = format!("expected cpu with the training API, got {}: its artifacts were tried there only", preset.train.provider);
         return Err(TrainingApiError::Unsupported { setting: "train.provider", problem });
@@ -85,12 +82,7 @@ pub fn check(preset: &Preset) -> Result<(), TrainingApiError> {
         let problem = "expected f32 with the training API, whose optimizer cannot skip a step".to_owned();
         return Err(TrainingApiError::Unsupported { setting: "train.precision", problem });
     }
-    let niters = preset.optim.freeze_prototypes_niters;
-    if niters > 0 && matches!(preset.optim.name, OptimizerName::Adam | OptimizerName::AdamW) {
-        let problem = format!("expected 0 with Adam and AdamW in the training API, which counts one step for all parameters, got {niters}");
-        return Err(TrainingApiError::Unsupported { setting: "optim.freeze_prototypes_niters", problem });
-    }
-    Ok(())
+    if preset.optim.freeze_prototypes_niters > 0 { check_shapes(preset, &train_step(preset)?.parameters) } else { Ok(()) }
 }
 
 /// Frozen prototypes are known by their shape, which no other parameter may have.
@@ -98,11 +90,11 @@ fn check_shapes(preset: &Preset, parameters: &[Parameter]) -> Result<(), Trainin
     let prototypes = preset.model.nmb_prototypes.parameter_names();
     let (prototypes, others): (Vec<_>, Vec<_>) = parameters.iter().partition(|parameter| prototypes.contains(&parameter.name));
     match others.iter().find(|other| prototypes.iter().any(|prototypes| prototypes.shape == other.shape)) {
-        Some(other) if preset.optim.freeze_prototypes_niters > 0 => {
+        Some(other) => {
             let problem = format!("expected 0 where another parameter, here {}, has the shape of the prototypes, {:?}", other.name, other.shape);
             Err(TrainingApiError::Unsupported { setting: "optim.freeze_prototypes_niters", problem })
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -115,14 +107,16 @@ struct Models {
 fn models(preset: &Preset) -> Result<Models, TrainingApiError> {
     check(preset)?;
     let training = training_model::training_model(preset)?;
-    check_shapes(preset, &training.parameters)?;
-    let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.resolved_target()) };
-    let (eval, eval_options) = eval_model::eval_model(preset, &training)?;
-    let files = vec![
+    let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.training_api_target()) };
+    let mut files = vec![
         (TRAINING_MODEL_FILE, encode(&write_model(&training.graph, "training_model", &options)?)?),
-        (EVAL_MODEL_FILE, encode(&write_model(&eval, "eval_model", &eval_options)?)?),
+        (EVAL_MODEL_FILE, encode(&eval_model::eval_model(preset, &training)?)?),
         (OPTIMIZER_MODEL_FILE, encode(&optimizer_model::optimizer_model(preset, &training.parameters)?)?),
     ];
+    if preset.train.accumulate > 1 {
+        files.push((EMBED_STEP_FILE, encode(&eval_model::embed_model(preset, &training, &options)?)?));
+        files.push((ASSIGN_STEP_FILE, encode(&write_model(&assign_step(preset)?, "assign_step", &options)?)?));
+    }
     let spec = TrainingApiSpec {
         inputs: user_inputs(&training),
         outputs: user_outputs(&training.graph),
@@ -135,13 +129,15 @@ fn tensor(g: &Graph, name: &str, value: ValueId) -> TensorSpec {
     TensorSpec { name: name.to_owned(), dtype: g.dtype(value).to_string(), shape: g.shape(value).to_vec() }
 }
 
+/// Whether an input is a tensor of the checkpoint: a parameter or a running statistic.
+fn of_checkpoint(training: &TrainStep, name: &str) -> bool {
+    training.parameters.iter().any(|parameter| parameter.name == name) || training.running_statistics.iter().any(|statistic| statistic.name == name)
+}
+
 fn user_inputs(training: &TrainStep) -> Vec<TensorSpec> {
     let g = &training.graph;
-    let of_checkpoint = |name: &str| {
-        training.parameters.iter().any(|parameter| parameter.name == name) || training.running_statistics.iter().any(|statistic| statistic.name == name)
-    };
     // As the training API tells them apart: what is neither of the checkpoint nor its own.
-    let is_user = |name: &str| !of_checkpoint(name) && !name.ends_with("_grad.accumulation.buffer") && name != training_model::LAZY_RESET_GRAD;
+    let is_user = |name: &str| !of_checkpoint(training, name) && !name.ends_with("_grad.accumulation.buffer") && name != training_model::LAZY_RESET_GRAD;
     g.inputs().iter().map(|&input| (g.input_name(input), input)).filter(|(name, _)| is_user(name)).map(|(name, input)| tensor(g, name, input)).collect()
 }
 
@@ -177,13 +173,13 @@ pub fn add(directory: &Path) -> Result<Manifest, TrainingApiError> {
     Ok(manifest)
 }
 
-/// The training model for a program with native kernels of the functions `native`: they are called by their plain name, as
-/// in our own graphs, and have no body any more.
+/// A model for a program with native kernels of the functions `native`: they are called by their plain name, as in our own
+/// graphs, and have no body any more.
 ///
 /// # Errors
 /// Bytes that are no model.
-pub fn with_native_kernels(training_model: &[u8], native: &[&str]) -> Result<Vec<u8>, FileError> {
-    let mut model = read_model(training_model)?;
+pub fn with_native_kernels(model: &[u8], native: &[&str]) -> Result<Vec<u8>, FileError> {
+    let mut model = read_model(model)?;
     let plain = |name: &str| name.split_once(NUMBER_SEPARATOR).and_then(|(name, _)| native.iter().find(|native| **native == name).copied());
     for node in model.graph.iter_mut().flat_map(|graph| &mut graph.node) {
         if let (Some("swav"), Some(name)) = (node.domain.as_deref(), node.op_type.as_deref().and_then(plain)) {
@@ -241,18 +237,37 @@ mod tests {
     }
 
     #[test]
+    fn several_micro_batches_bring_two_more_models() {
+        let preset = preset(&["train.accumulate=2", "loss.queue_length=8"]);
+        let Models { files, spec } = models(&preset).expect("valid");
+        let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&spec.inputs), ["crops/0", "crops/1", "codes"], "the queue belongs to the assignment");
+        let inputs = |file: &str| -> Vec<String> {
+            let (_, bytes) = files.iter().find(|(name, _)| *name == file).expect("written");
+            let graph = read_model(bytes).expect("a model").graph.expect("a graph");
+            graph.input.into_iter().filter_map(|input| input.name).collect()
+        };
+        let (training, embed) = (inputs(TRAINING_MODEL_FILE), inputs(EMBED_STEP_FILE));
+        assert!(training.iter().all(|name| !name.starts_with("accumulated/") && name != "first_micro_batch"), "{training:?}");
+        let step = training_model::training_model(&preset).expect("valid");
+        let of_checkpoint = |names: &[String]| names.iter().filter(|name| of_checkpoint(&step, name)).cloned().collect::<Vec<_>>();
+        assert_eq!(of_checkpoint(&embed), of_checkpoint(&training), "by their place");
+        assert_eq!(embed.len(), 2 + of_checkpoint(&embed).len());
+        assert!(inputs(ASSIGN_STEP_FILE).contains(&"micro/1/embeddings".to_owned()));
+    }
+
+    #[test]
     fn what_the_training_api_cannot_follow_is_refused() {
         for (changes, setting) in [
-            (&["train.accumulate=2"][..], "train.accumulate"),
-            (&["optim.name=adam"], "optim.freeze_prototypes_niters"),
-            (&["optim.name=adamw"], "optim.freeze_prototypes_niters"),
+            (&["train.provider=cuda"][..], "train.provider"),
+            (&["train.precision=mixed-f16", "train.emulate_f16=true"], "train.precision"),
             // projection_head.3.weight is [8, 16], the prototypes [8, 8]; with a hidden layer of 8 both are.
             (&["model.nmb_prototypes=8", "model.hidden_mlp=8"], "optim.freeze_prototypes_niters"),
         ] {
             let error = models(&preset(changes)).err().expect("refused").to_string();
             assert!(error.starts_with(setting) && error.contains("--engine stock"), "{error}");
         }
-        for changes in [&["optim.name=adamw", "optim.freeze_prototypes_niters=0"][..], &["optim.name=sgd"], &["model.nmb_prototypes=[12, 9]"]] {
+        for changes in [&["optim.name=adamw"][..], &["optim.name=sgd"], &["model.nmb_prototypes=[12, 9]"]] {
             assert!(models(&preset(changes)).is_ok(), "{changes:?}");
         }
     }

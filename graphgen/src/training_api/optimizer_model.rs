@@ -6,20 +6,24 @@
 //!
 //! With `alpha = μ`, `beta = 1`, `epsilon = 1` and no bias correction, `AdamWOptimizer` computes `m ← μ·m + (1−μ)·g`,
 //! `p ← p − lr·m / (√v + 1)` with `v = 0` for ever: SGD's momentum, for gradients divided by `1 − μ`. What LARS does to
-//! the gradient stands before it. Adam and AdamW are what the operator is made for.
+//! the gradient stands before it. Adam and AdamW are what the operator is made for, as long as one step counts for all
+//! parameters. Prototypes that were frozen have taken fewer: the operator does right by their moments, but corrects them
+//! for the wrong number of steps, and decays frozen ones. So an `SGDOptimizerV2` subtracts the difference of the right
+//! update from the operator's, and all decay, before the operator updates.
 
 use crate::functions::SWAV_VERSION;
 use crate::functions::optimizer::{LarsStep, decayed};
-use crate::ir::{DType, Graph, GraphError, TensorData, TensorType};
+use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
 use crate::nn::Parameter;
 use crate::onnx::proto::{
     FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use crate::onnx::{OPSET, attribute, body_nodes, data_type, tensor, tensor_attribute, value_info};
-use crate::ops::Attribute;
-use crate::optim::{ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, LARS_EPSILON};
+use crate::onnx::{OPSET, attribute, body_nodes, data_type, graph_attribute, tensor, tensor_attribute, value_info};
+use crate::ops::{Attribute, Greater, Where};
+use crate::optim::{ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, LARS_EPSILON, one_minus_power};
 use crate::preset::{Optim, OptimizerName, Preset, Target};
 
+/// What the operator takes for a gradient.
 const FUNCTION: &str = "OptimizerGradient";
 const SEQUENCES: [&str; 4] = ["params", "gradients", "first_order_moments", "second_order_moments"];
 
@@ -30,18 +34,29 @@ const SEQUENCES: [&str; 4] = ["params", "gradients", "first_order_moments", "sec
 pub(super) fn optimizer_model(preset: &Preset, parameters: &[Parameter]) -> Result<ModelProto, GraphError> {
     let mut nodes = Vec::new();
     let mut initializers = Vec::new();
-    let mut gradients = Vec::new();
+    let corrects = corrects(preset);
+    let (read, given) = if corrects { (&SEQUENCES[..], &["update", "correction"][..]) } else { (&SEQUENCES[..2], &["update"][..]) };
+    let of_all = |name: &str| (0..parameters.len()).map(|index| format!("{name}/{index}")).collect::<Vec<_>>();
     for index in 0..parameters.len() {
         initializers.push(named(&format!("index/{index}"), &TensorType::new(DType::I64, vec![]), &TensorData::I64(vec![index as i64])));
-        let [index, parameter, gradient, update] = ["index", "parameter", "gradient", "update"].map(|name| format!("{name}/{index}"));
-        nodes.push(node("SequenceAt", "", &["params", &index], &[&parameter]));
-        nodes.push(node("SequenceAt", "", &["gradients", &index], &[&gradient]));
-        nodes.push(node(FUNCTION, "swav", &[&parameter, &gradient, "step"], &[&update]));
-        gradients.push(update);
+        let numbered = |names: &[&str]| names.iter().map(|name| format!("{name}/{index}")).collect::<Vec<_>>();
+        for (sequence, element) in read.iter().zip(numbered(read)) {
+            nodes.push(node("SequenceAt", "", &[sequence, &format!("index/{index}")], &[&element]));
+        }
+        let inputs = numbered(read).into_iter().chain(["step".to_owned()]).collect();
+        nodes.push(NodeProto { input: inputs, output: numbered(given), ..node(FUNCTION, "swav", &[], &[]) });
     }
-    nodes.push(NodeProto { input: gradients, ..node("SequenceConstruct", "", &[], &["updates"]) });
-    let inputs = ["learning_rate", "step", "params", "updates", "first_order_moments", "second_order_moments"];
-    let attributes = adam_attributes(&preset.optim).iter().map(|(name, value)| attribute(name, value)).collect();
+    nodes.push(NodeProto { input: of_all("update"), ..node("SequenceConstruct", "", &[], &["updates"]) });
+    let mut inputs = vec!["learning_rate", "step", "params", "updates", "first_order_moments", "second_order_moments"];
+    if corrects {
+        nodes.push(NodeProto { input: of_all("correction"), ..node("SequenceConstruct", "", &[], &["corrections"]) });
+        initializers.push(named("zero", &TensorType::f32(vec![1]), &TensorData::F32(vec![0.0])));
+        nodes.push(node("Greater", "", &["learning_rate", "zero"], &["moves"]));
+        nodes.push(subtraction());
+        // The operator's signal to update, which comes after the subtraction.
+        inputs.push("corrected");
+    }
+    let attributes = adam_attributes(preset).iter().map(|(name, value)| attribute(name, value)).collect();
     nodes.push(NodeProto { attribute: attributes, ..node("AdamWOptimizer", "com.microsoft", &inputs, &["updated"]) });
 
     let scalars = [value_info("learning_rate", &TensorType::f32(vec![1])), value_info("step", &TensorType::new(DType::I64, vec![1]))];
@@ -65,9 +80,10 @@ pub(super) fn optimizer_model(preset: &Preset, parameters: &[Parameter]) -> Resu
 }
 
 /// Attributes of the one `AdamWOptimizer`.
-fn adam_attributes(optim: &Optim) -> [(&'static str, Attribute); 6] {
+fn adam_attributes(preset: &Preset) -> [(&'static str, Attribute); 6] {
+    let optim = &preset.optim;
     let float = |value: f64| Attribute::Float(value as f32);
-    let decoupled = if optim.name == OptimizerName::AdamW { optim.weight_decay } else { 0.0 };
+    let decoupled = if corrects(preset) { 0.0 } else { decoupled_decay(optim) };
     // Mode 0 is PyTorch's order, in which the decay comes first and the bias is corrected before epsilon is added; it always
     // corrects the bias. Mode 1 can leave that out.
     let (alpha, beta, epsilon, mode, corrects) = match optim.name {
@@ -84,34 +100,75 @@ fn adam_attributes(optim: &Optim) -> [(&'static str, Attribute); 6] {
     ]
 }
 
-/// `OptimizerGradient(parameter, gradient, step) → update`, for tensors of any shape.
+/// AdamW's decay.
+fn decoupled_decay(optim: &Optim) -> f64 {
+    if optim.name == OptimizerName::AdamW { optim.weight_decay } else { 0.0 }
+}
+
+/// Whether prototypes do not train from the start.
+fn freezes(preset: &Preset) -> bool {
+    preset.optim.freeze_prototypes_niters > 0
+}
+
+/// Whether the steps of prototypes are counted for themselves.
+fn corrects(preset: &Preset) -> bool {
+    freezes(preset) && matches!(preset.optim.name, OptimizerName::Adam | OptimizerName::AdamW)
+}
+
+/// `OptimizerGradient(parameter, gradient, step) → update`, for tensors of any shape, or with both moments before the step
+/// `→ update, correction`.
 ///
 /// They are flattened to rows first: norms are summed up row by row, as in our own optimizer graph.
 fn gradient_function(preset: &Preset) -> Result<FunctionProto, GraphError> {
-    let mut nodes = vec![
-        with_attribute(node("Flatten", "", &["parameter"], &["flat/parameter"]), "axis", &Attribute::Int(1)),
-        with_attribute(node("Flatten", "", &["gradient"], &["flat/gradient"]), "axis", &Attribute::Int(1)),
-    ];
-    nodes.extend(body_nodes(&flat_gradient(&preset.optim)?, Target::Portable)?);
-    let frozen = freezing(preset);
-    let update = if frozen.is_empty() { "flat/update" } else { "flat/unfrozen" };
-    nodes.extend(frozen);
+    let (read, given) = if corrects(preset) {
+        (&["parameter", "gradient", "momentum", "variance"][..], &["update", "correction"][..])
+    } else {
+        (&["parameter", "gradient"][..], &["update"][..])
+    };
+    let flat = |name: &str| format!("flat/{name}");
+    let flatten = |name: &&str| with_attribute(node("Flatten", "", &[name], &[&flat(name)]), "axis", &Attribute::Int(1));
+    let mut nodes: Vec<NodeProto> = read.iter().map(flatten).collect();
     nodes.push(node("Shape", "", &["parameter"], &["shape"]));
-    nodes.push(node("Reshape", "", &[update, "shape"], &["update"]));
+    if freezes(preset) {
+        nodes.extend(freezing(preset));
+    }
+    nodes.extend(body_nodes(&flat_gradient(preset)?, Target::Portable)?);
+    nodes.extend(given.iter().map(|name| node("Reshape", "", &[&flat(name), "shape"], &[name])));
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     Ok(FunctionProto {
         name: Some(FUNCTION.to_owned()),
         domain: Some("swav".to_owned()),
-        input: names(&["parameter", "gradient", "step"]),
-        output: names(&["update"]),
+        input: names(&[read, &["step"]].concat()),
+        output: names(given),
         node: nodes,
         opset_import: opsets(&[("", OPSET)]),
         ..FunctionProto::default()
     })
 }
 
-/// `flat/parameter`, `flat/gradient` [R,C] → `flat/update`, what the optimizer's first moment takes up.
-fn flat_gradient(optim: &Optim) -> Result<Graph, GraphError> {
+/// `moves`, `learning_rate`, `params`, `corrections` → `corrected` bool [1], true: `p ← p − lr·correction`, in place.
+///
+/// It stands in a branch because the training API takes one optimizer in a graph; it does not look into branches.
+fn subtraction() -> NodeProto {
+    let flag = TensorType::new(DType::Bool, vec![1]);
+    let constant = |name: &str, data: TensorData| constant(name, (TensorType::new(data.dtype(), vec![1]), data));
+    let subtracts = vec![
+        node("SGDOptimizerV2", "com.microsoft", &["learning_rate", "params", "corrections"], &["done"]),
+        // ONNX Runtime infers no dimension for what has one.
+        constant("one", TensorData::I64(vec![1])),
+        node("Reshape", "", &["done", "one"], &["subtracted"]),
+    ];
+    let stays = vec![constant("unchanged", TensorData::Bool(vec![true]))];
+    let branch = |output: &str, node| GraphProto { name: Some(output.to_owned()), output: vec![value_info(output, &flag)], node, ..GraphProto::default() };
+    let (subtracts, stays) = (branch("subtracted", subtracts), branch("unchanged", stays));
+    let attribute = vec![graph_attribute("then_branch", subtracts), graph_attribute("else_branch", stays)];
+    NodeProto { attribute, ..node("If", "", &["moves"], &["corrected"]) }
+}
+
+/// `flat/parameter`, `flat/gradient` [R,C], with freezing also `frozen` bool [1,1] → `flat/update`, what the optimizer's
+/// first moment takes up: nothing for frozen prototypes, so that they stay. What else [`correction`] needs.
+fn flat_gradient(preset: &Preset) -> Result<Graph, GraphError> {
+    let optim = &preset.optim;
     let mut g = Graph::new();
     // Any lengths do: no operator of the graph holds them.
     let ty = TensorType::f32(vec![2, 3]);
@@ -125,51 +182,88 @@ fn flat_gradient(optim: &Optim) -> Result<Graph, GraphError> {
         OptimizerName::Sgd | OptimizerName::Adam => decayed(&mut g, optim.weight_decay, p, gradient)?,
         OptimizerName::AdamW => g.identity(gradient)?,
     };
-    let update = match optim.name {
+    let mut update = match optim.name {
         // The operator multiplies by 1 − μ in f32.
         OptimizerName::Lars | OptimizerName::Sgd => g.scale(update, 1.0 / f64::from(1.0 - optim.momentum as f32))?,
         OptimizerName::Adam | OptimizerName::AdamW => update,
     };
+    if freezes(preset) {
+        let (frozen, zero) = (g.input("frozen", TensorType::new(DType::Bool, vec![1, 1])), g.scalar(0.0, 2));
+        update = g.apply(Where, &[frozen, zero, update])?;
+        if corrects(preset) {
+            let correction = correction(&mut g, preset, p, update)?;
+            let correction = g.apply(Where, &[frozen, zero, correction])?;
+            g.output("flat/correction", correction);
+        }
+    }
     g.output("flat/update", update);
     Ok(g)
 }
 
-/// `flat/unfrozen`: the update, or zeros for prototypes while they are frozen. None of their momentum is there by then, so
-/// that they stay. Empty if they are never frozen.
+/// What is to be subtracted besides what the operator subtracts, in units of the learning rate. Further inputs
+/// `flat/momentum`, `flat/variance` [R,C], `prototypes` bool [1,1], `step` i64 [1].
+fn correction(g: &mut Graph, preset: &Preset, p: ValueId, gradient: ValueId) -> Result<ValueId, GraphError> {
+    let ty = g.ty(p).clone();
+    let (momentum, variance) = (g.input("flat/momentum", ty.clone()), g.input("flat/variance", ty));
+    let prototypes = g.input("prototypes", TensorType::new(DType::Bool, vec![1, 1]));
+    let step = g.input("step", TensorType::new(DType::I64, vec![1]));
+    let step = g.reshape(step, &[1, 1])?;
+    let integer = |g: &mut Graph, value: i64| g.constant([1, 1], TensorData::I64(vec![value]));
+    let (frozen, one) = (integer(g, -niters(preset)), integer(g, 1));
+    let own = g.add(step, frozen)?;
+    let started = g.apply(Greater, &[own, one])?;
+    let own = g.apply(Where, &[started, own, one])?;
+
+    // The operator has β in f32, and 1 − β from it.
+    let [beta1, beta2] = [ADAM_BETA1, ADAM_BETA2].map(|beta| f64::from(beta as f32));
+    let (old, new) = (g.scale(momentum, beta1)?, g.scale(gradient, 1.0 - beta1)?);
+    let momentum = g.add(old, new)?;
+    let square = g.mul(gradient, gradient)?;
+    let (old, new) = (g.scale(variance, beta2)?, g.scale(square, 1.0 - beta2)?);
+    let variance = g.add(old, new)?;
+    let mut direction = |step: ValueId| {
+        let steps = g.cast(step, DType::F32)?;
+        let (correction1, correction2) = (one_minus_power(g, beta1, steps)?, one_minus_power(g, beta2, steps)?);
+        let root = g.div(variance, correction2)?;
+        let root = g.sqrt(root)?;
+        let root = g.offset(root, ADAM_EPSILON)?;
+        let denominator = g.mul(root, correction1)?;
+        g.div(momentum, denominator)
+    };
+    let (right, of_operator) = (direction(own)?, direction(step)?);
+    let difference = g.sub(right, of_operator)?;
+    let zero = g.scalar(0.0, 2);
+    let difference = g.apply(Where, &[prototypes, difference, zero])?;
+    decayed(g, decoupled_decay(&preset.optim), p, difference)
+}
+
+/// Updates before prototypes train.
+fn niters(preset: &Preset) -> i64 {
+    i64::try_from(preset.optim.freeze_prototypes_niters).unwrap_or(i64::MAX)
+}
+
+/// `prototypes` bool [1,1]: whether the parameter has the shape of a head of prototypes; `frozen` bool [1,1]: whether it stays
+/// as it is in the update that is being made, which the training API's `step` counts.
 fn freezing(preset: &Preset) -> Vec<NodeProto> {
-    let niters = preset.optim.freeze_prototypes_niters;
-    if niters == 0 {
-        return Vec::new();
-    }
-    let integers = |values: Vec<i64>| (TensorType::new(DType::I64, vec![values.len()]), TensorData::I64(values));
-    let mut nodes = vec![
-        // The training API counts the update that is being made.
-        constant("niters", integers(vec![i64::try_from(niters).unwrap_or(i64::MAX)])),
-        node("Greater", "", &["step", "niters"], &["trains/0"]),
-        node("Shape", "", &["parameter"], &["parameter/shape"]),
-        node("Shape", "", &["parameter/shape"], &["parameter/rank"]),
+    let counts = preset.model.nmb_prototypes.counts();
+    let signatures = counts.iter().flat_map(|&count| [count as i64, preset.model.feat_dim as i64, 2]).collect();
+    let integers = |shape: &[usize], values: Vec<i64>| (TensorType::new(DType::I64, shape), TensorData::I64(values));
+    let (over_heads, over_dimensions) = (Attribute::Ints(vec![0]), Attribute::Ints(vec![1]));
+    vec![
+        node("Shape", "", &["shape"], &["rank"]),
         node("Shape", "", &["flat/parameter"], &["flat/shape"]),
-        with_attribute(node("Concat", "", &["flat/shape", "parameter/rank"], &["signature"]), "axis", &Attribute::Int(0)),
-    ];
-    let mut counts: Vec<usize> = preset.model.nmb_prototypes.counts().to_vec();
-    counts.sort_unstable();
-    counts.dedup();
-    let mut trains = "trains/0".to_owned();
-    for (head, count) in counts.iter().enumerate() {
-        let name = |name: &str| format!("{name}/{head}");
-        let next = format!("trains/{}", head + 1);
-        nodes.push(constant(&name("prototypes"), integers(vec![*count as i64, preset.model.feat_dim as i64, 2])));
-        nodes.push(node("Equal", "", &["signature", &name("prototypes")], &[&name("equal")]));
-        nodes.push(node("Not", "", &[&name("equal")], &[&name("differs")]));
-        nodes.push(with_attribute(node("Cast", "", &[&name("differs")], &[&name("differences")]), "to", &Attribute::Int(data_type(DType::F32).into())));
-        nodes.push(with_attribute(node("ReduceMax", "", &[&name("differences")], &[&name("largest")]), "keepdims", &Attribute::Int(1)));
-        nodes.push(with_attribute(node("Cast", "", &[&name("largest")], &[&name("other")]), "to", &Attribute::Int(data_type(DType::Bool).into())));
-        nodes.push(node("Or", "", &[&trains, &name("other")], &[&next]));
-        trains = next;
-    }
-    nodes.push(constant("zero", (TensorType::f32(vec![1, 1]), TensorData::F32(vec![0.0]))));
-    nodes.push(node("Where", "", &[&trains, "flat/update", "zero"], &["flat/unfrozen"]));
-    nodes
+        with_attribute(node("Concat", "", &["flat/shape", "rank"], &["signature"]), "axis", &Attribute::Int(0)),
+        constant("signatures", integers(&[counts.len(), 3], signatures)),
+        node("Sub", "", &["signature", "signatures"], &["differences"]),
+        node("Abs", "", &["differences"], &["distances"]),
+        with_attribute(node("ReduceMax", "", &["distances"], &["distance/head"]), "axes", &over_dimensions),
+        with_attribute(node("ReduceMin", "", &["distance/head"], &["distance"]), "axes", &over_heads),
+        constant("zero", integers(&[1, 1], vec![0])),
+        node("Equal", "", &["distance", "zero"], &["prototypes"]),
+        constant("niters", integers(&[1, 1], vec![niters(preset)])),
+        node("LessOrEqual", "", &["step", "niters"], &["early"]),
+        node("And", "", &["prototypes", "early"], &["frozen"]),
+    ]
 }
 
 fn node(operator: &str, domain: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {

@@ -16,7 +16,8 @@ pub(super) const STATE_WRITTEN: &str = "state_written";
 /// - `<parameter>_grad.accumulation.buffer` and `lazy_reset_grad`: the training API's own;
 /// - all other inputs, crops and queue: what a program gives to TrainStep, in this order.
 ///
-/// Gradients are added to their buffers in place of being outputs. Running statistics and normalised prototypes are
+/// Gradients are added to their buffers in place of being outputs. With `train.accumulate = N` above 1 the step is that of a
+/// micro-batch: the buffers are its `accumulated/…`, and hold the mean gradient after N of them. Running statistics and normalised prototypes are
 /// assigned to their tensors: the optimizer then starts from normalised prototypes, as ours does. The other outputs are
 /// the step's own, and `state_written`, which keeps the assignments in the graph.
 ///
@@ -36,18 +37,37 @@ pub(super) fn training_model(preset: &Preset) -> Result<TrainStep, GraphError> {
     let written = assign_state(g, &step.running_statistics, &parameters[parameters.len() - step.prototypes.len()..], &step.prototypes)?;
     g.output(STATE_WRITTEN, written);
 
-    let mut accumulators = Vec::new();
-    for (name, gradient) in gradients {
-        let parameter = name.trim_start_matches("grad/").to_owned();
-        let buffer = g.input(&format!("{parameter}_grad.accumulation.buffer"), g.ty(gradient).clone());
-        accumulators.push((parameter, buffer, gradient));
-    }
-    let reset = g.input(LAZY_RESET_GRAD, TensorType::new(DType::Bool, vec![1]));
-    for (parameter, buffer, gradient) in accumulators {
-        let done = g.apply(InPlaceAccumulator, &[buffer, gradient, reset])?;
-        g.output(&format!("{parameter}_grad.accumulation.out"), done);
+    let buffers = gradient_buffers(g, preset, &gradients);
+    for ((name, gradient), buffer) in gradients.iter().zip(buffers.tensors) {
+        let done = g.apply(InPlaceAccumulator, &[buffer, *gradient, buffers.overwrites])?;
+        g.output(&format!("{}_grad.accumulation.out", parameter_of(name)), done);
     }
     Ok(step)
+}
+
+/// Where the training API keeps gradients.
+struct GradientBuffers {
+    /// One for each gradient.
+    tensors: Vec<ValueId>,
+    /// bool [1]: whether what is added to a buffer replaces its content.
+    overwrites: ValueId,
+}
+
+fn gradient_buffers(g: &mut Graph, preset: &Preset, gradients: &[(String, ValueId)]) -> GradientBuffers {
+    let buffer = |name: &str| format!("{}_grad.accumulation.buffer", parameter_of(name));
+    if preset.train.accumulate > 1 {
+        // The step adds what is there to its gradients itself: their norm is that of the sums.
+        let tensors = gradients.iter().map(|(name, _)| g.rename_input(&format!("accumulated/{}", parameter_of(name)), &buffer(name))).collect();
+        g.rename_input("first_micro_batch", LAZY_RESET_GRAD);
+        return GradientBuffers { tensors, overwrites: g.constant([1], TensorData::Bool(vec![true])) };
+    }
+    let tensors = gradients.iter().map(|(name, gradient)| g.input(&buffer(name), g.ty(*gradient).clone())).collect();
+    GradientBuffers { tensors, overwrites: g.input(LAZY_RESET_GRAD, TensorType::new(DType::Bool, vec![1])) }
+}
+
+/// The parameter of an output `grad/<parameter>`.
+fn parameter_of(output: &str) -> &str {
+    output.strip_prefix("grad/").expect("an output that is a gradient")
 }
 
 /// Assigns the statistics and the prototypes, whose old values nothing else reads; bool [n], true.

@@ -68,6 +68,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         return Err(UsageError("--profile: only the stock engine can be profiled; leave --engine out".into()).into());
     }
     let preset = with_provider(&args.preset, &args.set, args.provider)?;
+    engines::check(args.engine, &preset)?;
     let environment = args.engine.library().environment()?;
     let directory = tempfile::tempdir().context("creating a temporary directory for the graphs")?;
     let began = Instant::now();

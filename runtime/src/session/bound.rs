@@ -19,9 +19,13 @@ pub(super) struct Bound {
 
 impl Bound {
     pub(super) fn open(environment: &Environment, directory: &Path, spec: &GraphSpec, options: &SessionOptions) -> Result<Bound, EngineError> {
-        let session = options.open(environment, &directory.join(&spec.file))?;
-        let binding = session.create_binding().map_err(EngineError::run(format!("binding {}", spec.file)))?;
-        Ok(Bound { file: spec.file.clone(), session, binding, provider: options.provider.clone() })
+        Bound::of(&spec.file, options.open(environment, &directory.join(&spec.file))?, options)
+    }
+
+    /// Binds nothing yet. `file`: what errors name.
+    pub(super) fn of(file: &str, session: Session, options: &SessionOptions) -> Result<Bound, EngineError> {
+        let binding = session.create_binding().map_err(EngineError::run(format!("binding {file}")))?;
+        Ok(Bound { file: file.to_owned(), session, binding, provider: options.provider.clone() })
     }
 
     pub(super) fn run(&mut self) -> Result<(), EngineError> {

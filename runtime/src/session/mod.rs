@@ -1,6 +1,7 @@
 //! ONNX Runtime: the library, sessions and the state they share.
 
 mod accumulation;
+mod assignment;
 mod bound;
 mod encoder;
 mod engine;

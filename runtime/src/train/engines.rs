@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use graphgen::manifest::Manifest;
-use graphgen::preset::Preset;
+use graphgen::preset::{Preset, Target};
 use graphgen::training_api;
 use ort::environment::Environment;
 
@@ -18,6 +18,7 @@ use crate::session::{Engine, EngineKind, TrainingApiEngine};
 /// The setting that it cannot follow.
 pub fn check(kind: EngineKind, preset: &Preset) -> Result<(), TrainError> {
     match kind {
+        EngineKind::Stock if preset.train.resolved_target() == Target::OrtTraining => Err(TrainError::TrainingKernels),
         EngineKind::Stock => Ok(()),
         EngineKind::TrainingApi => Ok(training_api::check(preset)?),
     }

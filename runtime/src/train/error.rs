@@ -31,6 +31,12 @@ pub enum TrainError {
     /// Graphs that the training API cannot follow, or that could not be written for it.
     #[error(transparent)]
     TrainingApi(#[from] TrainingApiError),
+    /// Graphs whose kernels only the training build of ONNX Runtime has.
+    #[error(
+        "train.target: expected another than ort-training with --engine stock, whose ONNX Runtime lacks its kernels; leave it out, or train with \
+         --engine training-api"
+    )]
+    TrainingKernels,
     /// A guard ended the run.
     #[error("{message}. The run stops here; its last checkpoint is untouched")]
     Unhealthy {

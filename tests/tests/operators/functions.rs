@@ -12,13 +12,11 @@ use graphgen::functions::sinkhorn::SinkhornKnopp;
 use graphgen::ir::{DType, Graph};
 use graphgen::ops::conv::Window;
 use graphgen::ops::{MaxPool, Op};
-use graphgen::preset::Target;
 
 use ndarray::Axis;
 
+use super::TARGETS;
 use super::harness::{Case, FEW_ROUNDINGS, Input, Random, case, check_bodies, check_graph, check_on_onnx_runtime, sum_of};
-
-const TARGETS: [Target; 4] = [Target::Portable, Target::Cpu, Target::Cuda, Target::Directml];
 
 /// Both are computed in f64 with exact constants; the formulas may differ in their order.
 const SAME_FORMULA: f64 = 1e-9;

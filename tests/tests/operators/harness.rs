@@ -8,12 +8,16 @@ use graphgen::onnx::{ModelOptions, encode, write_model};
 use graphgen::ops::Op;
 use graphgen::preset::Target;
 use ndarray::{ArrayD, IxDyn};
+use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
+use runtime::session::environment::{EnvironmentError, Library};
+
+use super::LIBRARY;
 
 /// Distance of neighbouring f32 near 1.
 pub const EPS: f64 = f32::EPSILON as f64;
@@ -113,8 +117,8 @@ impl Case {
         graph
     }
 
-    fn against_onnx_runtime(&self, target: Target, level: GraphOptimizationLevel) -> Result<f64, String> {
-        against_onnx_runtime(&self.graph(), &self.inputs, target, level)
+    fn against_onnx_runtime(&self, environment: &Environment, target: Target, level: GraphOptimizationLevel) -> Result<f64, String> {
+        against_onnx_runtime(environment, &self.graph(), &self.inputs, target, level)
     }
 
     /// Largest relative difference between a function's body and its own evaluation, both in double precision.
@@ -134,12 +138,12 @@ impl Case {
 
 /// Largest relative difference between ONNX Runtime and the interpreter, for a graph whose inputs are named `x0`, `x1`,
 /// … and whose outputs `y0`, `y1`, ….
-fn against_onnx_runtime(graph: &Graph, inputs: &[Input], target: Target, level: GraphOptimizationLevel) -> Result<f64, String> {
+fn against_onnx_runtime(environment: &Environment, graph: &Graph, inputs: &[Input], target: Target, level: GraphOptimizationLevel) -> Result<f64, String> {
     let values: HashMap<String, ArrayD<f64>> = inputs.iter().enumerate().map(|(index, input)| (format!("x{index}"), input.values.clone())).collect();
     let expected = evaluate(graph, &values);
     let model = write_model(graph, "operator", &ModelOptions::new(target)).map_err(|error| error.to_string())?;
     let bytes = encode(&model).map_err(|error| error.to_string())?;
-    let actual = run(&bytes, inputs, graph.outputs().len(), level).map_err(|error| error.to_string())?;
+    let actual = run(environment, &bytes, inputs, graph.outputs().len(), level).map_err(|error| error.to_string())?;
     let mut worst: f64 = 0.0;
     for ((name, id), actual) in graph.outputs().iter().zip(actual) {
         let (ty, expected) = (graph.ty(*id), expected.get(*id));
@@ -159,21 +163,36 @@ fn difference(actual: &ArrayD<f64>, expected: &ArrayD<f64>) -> f64 {
     if distance == 0.0 { 0.0 } else { distance / largest.max(f64::MIN_POSITIVE) }
 }
 
+/// The library's environment; `None` where the training build is not set up.
+pub fn environment() -> Option<Environment> {
+    match LIBRARY.environment() {
+        Ok(environment) => Some(environment),
+        Err(error @ (EnvironmentError::NotFound { .. } | EnvironmentError::NoTrainingApi { .. })) if LIBRARY == Library::Training => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Runs every case on ONNX Runtime, without and with its graph optimisations; reports all failures at once.
 pub fn check_on_onnx_runtime(cases: &[Case], targets: &[Target]) {
+    let Some(environment) = environment() else { return };
     let levels = [GraphOptimizationLevel::Disable, GraphOptimizationLevel::All];
     let runs = cases.iter().flat_map(|case| targets.iter().flat_map(move |&target| levels.into_iter().map(move |level| (case, target, level))));
     report(runs.filter_map(|(case, target, level)| {
-        failure(case.against_onnx_runtime(target, level), case.tolerance).map(|problem| format!("{} (level {level:?}): {problem}", case.describe(target)))
+        failure(case.against_onnx_runtime(&environment, target, level), case.tolerance)
+            .map(|problem| format!("{} (level {level:?}): {problem}", case.describe(target)))
     }));
 }
 
 /// Runs a graph as [`check_on_onnx_runtime`] runs cases.
 pub fn check_graph(graph: &Graph, inputs: &[Input], targets: &[Target], tolerance: f64) {
+    let Some(environment) = environment() else { return };
     let levels = [GraphOptimizationLevel::Disable, GraphOptimizationLevel::All];
     let runs = targets.iter().flat_map(|&target| levels.into_iter().map(move |level| (target, level)));
     report(runs.filter_map(|(target, level)| {
-        failure(against_onnx_runtime(graph, inputs, target, level), tolerance).map(|problem| format!("{target:?} (level {level:?}): {problem}"))
+        failure(against_onnx_runtime(&environment, graph, inputs, target, level), tolerance).map(|problem| format!("{target:?} (level {level:?}): {problem}"))
     }));
 }
 
@@ -196,9 +215,14 @@ fn report(failures: impl Iterator<Item = String>) {
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
 
-fn run(model: &[u8], inputs: &[Input], outputs: usize, level: GraphOptimizationLevel) -> Result<Vec<Input>, Box<dyn std::error::Error>> {
-    let environment = runtime::session::environment::environment()?;
-    let mut session = Session::builder(&environment)?.with_optimization_level(level)?.with_intra_threads(1)?.commit_from_memory(model)?;
+fn run(
+    environment: &Environment,
+    model: &[u8],
+    inputs: &[Input],
+    outputs: usize,
+    level: GraphOptimizationLevel,
+) -> Result<Vec<Input>, Box<dyn std::error::Error>> {
+    let mut session = Session::builder(environment)?.with_optimization_level(level)?.with_intra_threads(1)?.commit_from_memory(model)?;
     let tensors = inputs.iter().enumerate().map(|(index, input)| Ok((format!("x{index}"), tensor(input)?))).collect::<ort::Result<Vec<_>>>()?;
     let results = session.run(tensors)?;
     (0..outputs).map(|index| array(&results[format!("y{index}").as_str()])).collect()

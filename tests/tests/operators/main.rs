@@ -5,6 +5,12 @@ mod harness;
 mod standard;
 
 use graphgen::ops::Op;
+use graphgen::preset::Target;
+use runtime::session::environment::Library;
+
+/// What the tests of functions run on, and for.
+const LIBRARY: Library = Library::Stock;
+const TARGETS: [Target; 4] = [Target::Portable, Target::Cpu, Target::Cuda, Target::Directml];
 
 /// Which test holds an operator's cases. A new operator does not compile until it stands here: give it a case there.
 #[allow(dead_code)]
@@ -15,6 +21,7 @@ fn test_of(op: &Op) -> &'static str {
         }
         Op::Equal(_) | Op::Greater(_) | Op::HardSigmoid(_) | Op::Identity(_) | Op::Relu(_) | Op::Tanh(_) | Op::Where(_) => "elementwise_operators_agree",
         Op::Cast(_) => "casts_agree",
+        Op::BatchNormalizationGrad(_) | Op::ConvGrad(_) | Op::MaxPoolGradKernel(_) => "those of functions, for the target ort-training",
         Op::InPlaceAccumulator(_) => "those of the training API's engine: only its library has the operator",
         Op::Conv(_) | Op::ConvTranspose(_) => "convolutions_agree",
         Op::FusedMatMul(_) | Op::Gemm(_) | Op::MatMul(_) => "matrix_products_agree",

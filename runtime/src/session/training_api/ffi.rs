@@ -15,25 +15,37 @@ use ort::value::DynValue;
 /// A tensor of any type.
 pub(super) type AnyTensor<'a> = &'a dyn AsPointer<Sys = ort::sys::OrtValue>;
 
-/// Runs the training model: `inputs` in the order of the model's user inputs; all its user outputs come back, of which there
-/// must be `outputs`.
+/// Which of a training session's models runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The training model.
+    Train,
+    /// The model for EvalStep.
+    Eval,
+}
+
+/// Runs a model: `inputs` in the order of its user inputs; all its user outputs come back, of which there must be `outputs`.
 ///
 /// # Errors
 /// Whatever ONNX Runtime reports.
-pub(super) fn train_step(trainer: &mut Trainer, inputs: &[AnyTensor<'_>], outputs: usize) -> ort::Result<Vec<DynValue>> {
+pub(super) fn run_step(trainer: &mut Trainer, step: Step, inputs: &[AnyTensor<'_>], outputs: usize) -> ort::Result<Vec<DynValue>> {
     let inputs: Vec<*const ort::sys::OrtValue> = inputs.iter().map(|input| input.ptr()).collect();
     let mut values: Vec<*mut ort::sys::OrtValue> = vec![ptr::null_mut(); outputs];
     let api = training_api()?;
+    let (session, options, given, wanted) = (trainer.ptr().cast_mut(), ptr::null(), inputs.len(), values.len());
     // SAFETY: the session lives as long as `trainer`, which is borrowed exclusively. Both lists live through the call and are as long as it
     // is told; ONNX Runtime checks the lengths against the model and fills `values` with values of its own.
     unsafe {
-        let status = (api.TrainStep)(trainer.ptr().cast_mut(), ptr::null(), inputs.len(), inputs.as_ptr(), values.len(), values.as_mut_ptr());
+        let status = match step {
+            Step::Train => (api.TrainStep)(session, options, given, inputs.as_ptr(), wanted, values.as_mut_ptr()),
+            Step::Eval => (api.EvalStep)(session, options, given, inputs.as_ptr(), wanted, values.as_mut_ptr()),
+        };
         ort::Error::result_from_status(status)?;
     }
     let allocator = Allocator::default();
     let value = |value| {
-        let value = NonNull::new(value).ok_or_else(|| ort::Error::new("TrainStep left an output out"))?;
-        // SAFETY: TrainStep hands the value over, and nothing else holds it.
+        let value = NonNull::new(value).ok_or_else(|| ort::Error::new(format!("{step:?}Step left an output out")))?;
+        // SAFETY: the step hands the value over, and nothing else holds it.
         Ok(unsafe { DynValue::from_ptr(value, Some(&allocator)) })
     };
     values.into_iter().map(value).collect()

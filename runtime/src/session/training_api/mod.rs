@@ -5,10 +5,12 @@
 //! writes, and written by creating the session anew from a checkpoint that holds them.
 
 mod ffi;
+mod micro_batches;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use graphgen::artifacts::{ASSIGN_STEP_FILE, EMBED_STEP_FILE};
 use graphgen::manifest::{Manifest, TensorSpec, TrainingApiSpec};
 use graphgen::preset::OptimizerName;
 use graphgen::training_api::{self, OptimizerGroup, TrainingCheckpoint, checkpoint_of};
@@ -18,10 +20,11 @@ use ort::memory::Allocator;
 use ort::training::{Checkpoint, Trainer};
 use ort::value::{DynValue, Tensor};
 
-use self::ffi::AnyTensor;
+use self::ffi::{AnyTensor, Step};
+use self::micro_batches::MicroBatches;
 use super::options::creating;
 use super::queue::Queue;
-use super::state::{Memory, dimensions, zeros};
+use super::state::{Memory, Tensors, dimensions, zeros};
 use super::stock::check_crops;
 use super::{Engine, EngineError, LossScaling, OptimizerState, QueueState, SessionOptions, StepOutput};
 
@@ -31,6 +34,8 @@ pub struct TrainingApiEngine {
     source: Source,
     crops: Vec<Tensor<u8>>,
     queue: Option<Queue>,
+    /// With several micro-batches a step.
+    micro_batches: Option<MicroBatches>,
     /// Updates made.
     updates: i64,
 }
@@ -42,6 +47,8 @@ struct Source {
     manifest: Manifest,
     spec: TrainingApiSpec,
     training_model: Vec<u8>,
+    /// What EvalStep runs: the embeddings of a micro-batch. Empty without several of them.
+    eval_model: Vec<u8>,
     optimizer_model: Vec<u8>,
 }
 
@@ -55,9 +62,14 @@ impl Source {
         let create = || {
             let builder = self.options.builder(&self.environment)?;
             let checkpoint = Checkpoint::load_from_buffer(&files.checkpoint)?;
-            Trainer::new_from_memory(builder, Allocator::default(), checkpoint, &self.training_model, &[], &self.optimizer_model)
+            Trainer::new_from_memory(builder, Allocator::default(), checkpoint, &self.training_model, &self.eval_model, &self.optimizer_model)
         };
-        create().map_err(|source| EngineError::Graph { file: Path::new(training_api::FOLDER).join(training_api::TRAINING_MODEL_FILE), source })
+        create().map_err(|source| EngineError::Graph { file: self.file(training_api::TRAINING_MODEL_FILE), source })
+    }
+
+    /// A model's place in the artifact directory.
+    fn file(&self, name: &str) -> PathBuf {
+        Path::new(training_api::FOLDER).join(name)
     }
 
     fn contract(&self, problem: impl Into<String>) -> EngineError {
@@ -107,19 +119,23 @@ impl TrainingApiEngine {
         let allocating = || EngineError::run("allocating the engine's tensors");
         let crops = spec.inputs.iter().filter(|input| input.name.starts_with("crops/")).map(|input| zeros::<u8>(&input.shape));
         let crops = crops.collect::<ort::Result<Vec<_>>>().map_err(allocating())?;
-        let queue = Queue::of(&spec.inputs, &Memory::Host).map_err(allocating())?;
-        let training_model = training_api::with_native_kernels(&read(training_api::TRAINING_MODEL_FILE)?, native);
+        let accumulation = manifest.accumulation.as_ref();
+        let mut queue = Queue::of(accumulation.map_or(&spec.inputs, |accumulation| &accumulation.assign_step.inputs), &Memory::Host).map_err(allocating())?;
+        let with_kernels = |file: &str| training_api::with_native_kernels(&read(file)?, native).map_err(|error| missing(error.to_string()));
         let source = Source {
             environment: environment.clone(),
             options: options.clone(),
             manifest: manifest.clone(),
-            training_model: training_model.map_err(|error| missing(error.to_string()))?,
+            training_model: with_kernels(training_api::TRAINING_MODEL_FILE)?,
+            eval_model: accumulation.map(|_| with_kernels(EMBED_STEP_FILE)).transpose()?.unwrap_or_default(),
             optimizer_model: read(training_api::OPTIMIZER_MODEL_FILE)?,
             spec,
         };
+        let open = |accumulation| MicroBatches::open(&source, &with_kernels(ASSIGN_STEP_FILE)?, accumulation, queue.as_mut());
+        let micro_batches = accumulation.map(open).transpose()?;
         let weights = source.tensors().map(|spec| (spec.name.clone(), WeightTensor::zeros(&spec.shape))).collect();
         let trainer = source.create(&checkpoint_of(&source.manifest, weights, None))?;
-        Ok(TrainingApiEngine { trainer, source, crops, queue, updates: 0 })
+        Ok(TrainingApiEngine { trainer, source, crops, queue, micro_batches, updates: 0 })
     }
 
     /// The state as the training API saves it: the way to its moments.
@@ -162,6 +178,27 @@ fn checked<'w>(name: &str, weight: Option<&'w WeightTensor>, shape: &[usize]) ->
     Err(EngineError::State { name: name.into(), problem })
 }
 
+/// Copies the crops of one micro-batch; [`check_crops`] has checked the sizes.
+fn load_crops(tensors: &mut [Tensor<u8>], crops: &[&[u8]], micro: usize) {
+    for (tensor, bytes) in tensors.iter_mut().zip(crops) {
+        let (_, pixels) = tensor.extract_tensor_mut();
+        pixels.copy_from_slice(&bytes[micro * pixels.len()..][..pixels.len()]);
+    }
+}
+
+/// What TrainStep takes, in its order. `codes`: those of a micro-batch.
+fn step_inputs<'a>(source: &Source, crops: &'a [Tensor<u8>], queue: Option<&'a Queue>, codes: Option<&'a Tensors>) -> Result<Vec<AnyTensor<'a>>, EngineError> {
+    let mut crops = crops.iter();
+    let mut input = |name: &str| match (name, queue) {
+        ("queue/embeddings", Some(queue)) => Some(queue.embeddings() as AnyTensor<'a>),
+        ("queue/filled", Some(queue)) => Some(queue.filled_rows() as AnyTensor<'a>),
+        _ if name.starts_with("crops/") => crops.next().map(|crops| crops as AnyTensor<'a>),
+        _ => codes.and_then(|codes| codes.iter().find(|(codes, _)| *codes == name)).map(|(_, codes)| codes as AnyTensor<'a>),
+    };
+    let required = |spec: &TensorSpec| input(&spec.name).ok_or_else(|| source.contract(format!("input {} is none of the contract's", spec.name)));
+    source.spec.inputs.iter().map(required).collect()
+}
+
 /// The one element of an f32 output.
 fn scalar(value: &DynValue) -> ort::Result<f32> {
     value.try_extract_tensor::<f32>()?.1.first().copied().ok_or_else(|| ort::Error::new("expected one element, got none"))
@@ -169,34 +206,39 @@ fn scalar(value: &DynValue) -> ort::Result<f32> {
 
 impl Engine for TrainingApiEngine {
     fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
-        check_crops(&self.crops.iter().map(dimensions).collect::<Vec<_>>(), crops, 1)?;
-        for (tensor, bytes) in self.crops.iter_mut().zip(crops) {
-            tensor.extract_tensor_mut().1.copy_from_slice(bytes);
+        let count = self.micro_batches.as_ref().map_or(1, MicroBatches::count);
+        check_crops(&self.crops.iter().map(dimensions).collect::<Vec<_>>(), crops, count)?;
+        if let Some(micro_batches) = &mut self.micro_batches {
+            for micro in 0..count {
+                load_crops(&mut self.crops, crops, micro);
+                micro_batches.embed(&mut self.trainer, micro, &self.crops)?;
+            }
+            micro_batches.assign(&self.source, &self.trainer)?;
         }
         let running = || EngineError::run(format!("running {}", training_api::TRAINING_MODEL_FILE));
         // Gradients are those of this step alone, whether or not the last ones came to an update.
         self.trainer.optimizer().reset_grad().map_err(running())?;
-        let mut inputs: Vec<AnyTensor<'_>> = Vec::new();
-        let mut crops = self.crops.iter();
-        for spec in &self.source.spec.inputs {
-            let tensor = match (spec.name.as_str(), &self.queue) {
-                ("queue/embeddings", Some(queue)) => Some(queue.embeddings() as AnyTensor<'_>),
-                ("queue/filled", Some(queue)) => Some(queue.filled_rows() as AnyTensor<'_>),
-                _ => crops.next().map(|crops| crops as AnyTensor<'_>),
-            };
-            inputs.push(tensor.ok_or_else(|| self.source.contract(format!("input {} is none of the contract's", spec.name)))?);
-        }
-        let outputs = ffi::train_step(&mut self.trainer, &inputs, self.source.spec.outputs.len()).map_err(running())?;
         let mut step = StepOutput { loss: f32::NAN, stats: BTreeMap::new(), overflowed: false };
-        for (spec, value) in self.source.spec.outputs.iter().zip(&outputs) {
-            let name = spec.name.as_str();
-            if name == "loss" {
-                step.loss = scalar(value).map_err(running())?;
-            } else if let Some(stat) = name.strip_prefix("stats/") {
-                step.stats.insert(stat.to_owned(), scalar(value).map_err(running())?);
-            } else if let Some(queue) = &mut self.queue {
-                queue.take_output(name, value).map_err(running())?;
+        let mut loss = 0.0;
+        for micro in 0..count {
+            load_crops(&mut self.crops, crops, micro);
+            let codes = self.micro_batches.as_ref().map(|micro_batches| micro_batches.codes(micro));
+            let inputs = step_inputs(&self.source, &self.crops, self.queue.as_ref(), codes)?;
+            let outputs = ffi::run_step(&mut self.trainer, Step::Train, &inputs, self.source.spec.outputs.len()).map_err(running())?;
+            for (spec, value) in self.source.spec.outputs.iter().zip(&outputs) {
+                let name = spec.name.as_str();
+                if name == "loss" {
+                    loss += f64::from(scalar(value).map_err(running())?);
+                } else if let Some(stat) = name.strip_prefix("stats/") {
+                    step.stats.insert(stat.to_owned(), scalar(value).map_err(running())?);
+                } else if let Some(queue) = &mut self.queue {
+                    queue.take_output(name, value).map_err(running())?;
+                }
             }
+        }
+        step.loss = (loss / count as f64) as f32;
+        for (name, tensor) in self.micro_batches.iter().flat_map(|micro_batches| micro_batches.stats().iter()) {
+            step.stats.insert(name.trim_start_matches("stats/").to_owned(), tensor.extract_tensor().1[0]);
         }
         Ok(step)
     }

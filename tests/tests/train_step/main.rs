@@ -1,0 +1,83 @@
+//! The training step in ONNX Runtime: with native kernels and without them, in every target, it is the same step.
+
+mod harness;
+
+use graphgen::artifacts::{export, initial_weights};
+use graphgen::preset::Target;
+use runtime::kernels::KernelSet;
+use runtime::session::environment::environment;
+use runtime::train::open_engine;
+
+use harness::{NETWORKS, Outcome, assert_alike, counting, crops, exported, preset, run};
+
+#[test]
+fn native_kernels_and_function_bodies_take_the_same_step_in_every_target() {
+    let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+    for network in NETWORKS {
+        let (name, preset) = (network.name, preset(network.changes));
+        let heads = preset.model.nmb_prototypes.counts().len() as u64;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let bodies = [Target::Cpu, Target::Portable, Target::Cuda, Target::Directml].map(|target| (target, KernelSet::Functions));
+        let variants = std::iter::once((Target::Cpu, KernelSet::Native)).chain(bodies);
+        let step = |(index, (target, kernels)): (usize, (Target, KernelSet))| {
+            let directory = directory.path().join(index.to_string());
+            run(&environment, &exported(&preset, target, kernels, &directory), kernels, &directory)
+        };
+        let outcomes: Vec<Outcome> = variants.enumerate().map(step).collect();
+        assert_eq!(outcomes[0].native_calls, 2 * heads, "{name}: the native Sinkhorn-Knopp ran for each assigned crop and head");
+        assert!(outcomes[1..].iter().all(|outcome| outcome.native_calls == 0), "{name}: the function bodies ran");
+        for other in &outcomes[1..] {
+            assert_alike(&network, &outcomes[0], other);
+        }
+    }
+}
+
+#[test]
+fn training_on_one_batch_lowers_the_loss_with_every_optimizer() {
+    let _counting = counting();
+    for (optimizer, learning_rate) in [("lars", 1.0), ("sgd", 0.05), ("adam", 2e-3), ("adamw", 2e-3)] {
+        let preset = preset(&["model.stem=small", "crops.size_crops=[32, 16]", &format!("optim.name={optimizer}")]);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let manifest = export(&preset, &directory.path().join("graphs")).expect("exported");
+        let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+        let mut engine = open_engine(&environment, &directory.path().join("graphs"), &manifest, 1).expect("the graphs load");
+        engine.load_weights(&initial_weights(&preset).expect("initial weights")).expect("the weights fit");
+        let bytes = crops(&preset, 0);
+        let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+        let mut losses = Vec::new();
+        for _ in 0..40 {
+            losses.push(engine.forward_backward(&slices).expect("a step").loss);
+            engine.update(learning_rate, true).expect("an update");
+        }
+        assert!(losses[39] < losses[0] * 0.9, "{optimizer}: {losses:?}");
+    }
+}
+
+#[test]
+fn frozen_prototypes_stay_with_their_momentum() {
+    let _counting = counting();
+    let preset = preset(&["model.stem=small", "crops.size_crops=[32, 16]"]);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let graphs = directory.path().join("graphs");
+    let manifest = export(&preset, &graphs).expect("exported");
+    let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+    let mut engine = open_engine(&environment, &graphs, &manifest, 1).expect("the graphs load");
+    engine.load_weights(&initial_weights(&preset).expect("initial weights")).expect("the weights fit");
+    let bytes = crops(&preset, 0);
+    let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+    let mut step = |train_prototypes| {
+        engine.forward_backward(&slices).expect("a step");
+        engine.update(0.5, train_prototypes).expect("an update");
+        (engine.weights().expect("read"), engine.optimizer_state().expect("read").moments)
+    };
+    let (first, _) = step(false);
+    let (second, moments) = step(false);
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let prototypes = "prototypes.weight";
+    assert!(distance(&first[prototypes].data, &second[prototypes].data) < 1e-6, "normalising unit rows again changes nothing but rounding");
+    assert!(moments["momentum/prototypes.weight"].data.iter().all(|&value| value == 0.0));
+    assert!(distance(&first["conv1.weight"].data, &second["conv1.weight"].data) > 0.0, "the encoder learns");
+    let (third, moments) = step(true);
+    assert!(distance(&second[prototypes].data, &third[prototypes].data) > 1e-5, "released prototypes move");
+    assert!(moments["momentum/prototypes.weight"].data.iter().any(|&value| value != 0.0));
+}
