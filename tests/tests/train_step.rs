@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use graphgen::artifacts::{export, initial_weights};
 use graphgen::preset::{Preset, SinkhornKernel, Target};
 use runtime::kernels::{KernelSet, sinkhorn_calls};
+use runtime::session::Engine;
 use runtime::session::environment::environment;
 use runtime::train::{open_engine, open_engine_with};
 

@@ -14,11 +14,11 @@ use ort::environment::Environment;
 use ort::session::IoBinding;
 use ort::value::Tensor;
 
-use super::SessionOptions;
 use super::accumulation::Accumulation;
 use super::bound::Bound;
 use super::queue::Queue;
 use super::state::{EngineError, HostInput, OptimizerState, QueueState, Tensors, read, write, zeros};
+use super::{EngineState, SessionOptions};
 
 /// What the forward and backward passes of one step give the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -294,13 +294,16 @@ impl StockEngine {
         self.statistics.load(statistics)
     }
 
-    /// Momentum and the like; in mixed precision also that of loss scaling.
+    /// All of the state that outlives a step; in mixed precision also that of loss scaling.
     ///
     /// # Errors
     /// Whatever ONNX Runtime reports.
-    pub fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
+    pub fn state(&self) -> Result<EngineState<'_>, EngineError> {
         let step = self.step.as_ref().map(read).transpose().map_err(EngineError::run("reading step"))?;
-        Ok(OptimizerState { moments: self.moments.to_weights()?, step: step.map(|step| step[0]) })
+        let mut weights = self.parameters.state();
+        weights.extend(self.statistics.state());
+        let queue = self.queue.as_ref().map(Queue::view);
+        Ok(EngineState { weights, moments: self.moments.state(), step: step.map(|step| step[0]), queue })
     }
 
     /// Overwrites momentum and the like.
@@ -315,14 +318,6 @@ impl StockEngine {
             _ => return Err(EngineError::State { name: "step".into(), problem: "the saved state belongs to another optimizer".into() }),
         }
         self.moments.load(&state.moments)
-    }
-
-    /// The queue; `None` without one.
-    ///
-    /// # Errors
-    /// Whatever ONNX Runtime reports.
-    pub fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
-        self.queue.as_ref().map(Queue::state).transpose()
     }
 
     /// Overwrites the queue.
