@@ -53,6 +53,8 @@ pub struct StockEngine {
     /// With several micro-batches a step.
     accumulation: Option<Accumulation>,
     crops: Vec<HostInput<u8>>,
+    /// In supervised training.
+    labels: Option<HostInput<i64>>,
     parameters: Tensors,
     statistics: Tensors,
     gradients: Tensors,
@@ -105,10 +107,15 @@ impl StockEngine {
         if crops.is_empty() {
             return Err(train_step.contract("expected an input crops/0, found none"));
         }
+        let labels = manifest.train_step.inputs.iter().find(|input| input.name == "labels");
+        let labels = labels.map(|input| HostInput::<i64>::zeros(&memory, &input.shape)).transpose().map_err(allocating())?;
 
         let bind_state = |binding: &mut IoBinding, name: &str| {
             if let Some(index) = name.strip_prefix("crops/").and_then(|index| index.parse::<usize>().ok()) {
                 return crops.get(index).map_or(Ok(false), |crops: &HostInput<u8>| crops.bind(binding, name));
+            }
+            if name == "labels" {
+                return labels.as_ref().map_or(Ok(false), |labels| labels.bind(binding, name));
             }
             if name == "loss_scale" {
                 return moments.bind_input(binding, LOSS_SCALE, name);
@@ -163,6 +170,7 @@ impl StockEngine {
             optimizer,
             accumulation,
             crops,
+            labels,
             parameters,
             statistics,
             gradients,
@@ -216,6 +224,19 @@ impl StockEngine {
         let finite = self.gradients_finite.as_ref().map(read).transpose().map_err(EngineError::run("reading gradients_finite"))?;
         let overflowed = finite.is_some_and(|finite| !finite[0]);
         Ok(StepOutput { loss, stats: stats.collect(), overflowed })
+    }
+
+    /// Gives the next steps of supervised training their classes, one for each image.
+    ///
+    /// # Errors
+    /// Graphs that take no labels, or another number of them.
+    pub fn load_labels(&mut self, classes: &[usize]) -> Result<(), EngineError> {
+        let expected = self.labels.as_ref().map_or(0, |labels| labels.data().len());
+        let Some(labels) = self.labels.as_mut().filter(|_| expected == classes.len()) else {
+            return Err(EngineError::State { name: "labels".into(), problem: format!("expected {expected} labels, got {}", classes.len()) });
+        };
+        let classes: Vec<i64> = classes.iter().map(|&class| i64::try_from(class).unwrap_or(i64::MAX)).collect();
+        labels.write(&classes).map_err(EngineError::run("writing the labels"))
     }
 
     /// Loss scale and skipped steps; `None` in f32.
