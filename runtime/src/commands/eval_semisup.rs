@@ -19,6 +19,9 @@ use crate::export::newest_checkpoint;
 use crate::session::environment::environment;
 use crate::session::{Encoder, SessionOptions};
 
+/// Steps below which the official settings cannot be expected to do well.
+const FEW_STEPS: usize = 200;
+
 /// Fine-tunes the whole network with the labels of a few training images and classifies test images
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true))]
@@ -92,6 +95,15 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         ..official
     };
     drop(before);
+    let steps = settings.epochs * (sets.train.len() / settings.batch_size.clamp(1, sets.train.len()));
+    let note = if steps < FEW_STEPS {
+        format!(
+            "note: these are {steps} steps; the official settings are for the 12,811 images that are 1 % of ImageNet, a thousand steps: a smaller \
+             --step-batch and --classifier-lr, or more --epochs may give more\n"
+        )
+    } else {
+        String::new()
+    };
 
     let folder = tempfile::tempdir().context("a temporary folder for the graphs")?;
     let mut progress = output.progress("epochs", settings.epochs);
@@ -110,6 +122,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     summary["train_images"] = json!(pool);
     summary["test_images"] = json!(sets.test.len());
     summary["epochs"] = json!(settings.epochs);
+    summary["steps"] = json!(steps);
     summary["lr"] = json!(settings.lr);
     summary["classifier_lr"] = json!(settings.classifier_lr);
     summary["from_scratch"] = json!(args.from_scratch);
@@ -119,7 +132,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     output.result(&summary, || {
         format!(
             "{} test images, network fine-tuned{} with the labels of {} of {pool} images of {} classes ({:.2} %)\n\
-             semi-supervised top-1 (last of {} epochs, rates {} and {}): {:.2} %, top-5 {:.2} %\n{}",
+             semi-supervised top-1 (last of {} epochs, rates {} and {}): {:.2} %, top-5 {:.2} %\n{note}{}",
             sets.test.len(),
             if args.from_scratch { " from random weights" } else { "" },
             sets.train.len(),
