@@ -127,6 +127,9 @@ pub fn export_fine_tuning(preset: &Preset, settings: &FineTuning, out: &Path) ->
     Ok(manifest)
 }
 
+/// Files by name.
+type NamedFiles<'f> = Vec<(&'f str, Vec<u8>)>;
+
 /// The graphs as files, and the manifest that describes them. The first two are the training step and the optimizer, those
 /// of accumulation follow.
 fn encoded<'f>(
@@ -134,7 +137,7 @@ fn encoded<'f>(
     step: &TrainStep,
     graphs: &[(&'f str, Graph)],
     init: Option<ImportReport>,
-) -> Result<(Manifest, Vec<(&'f str, Vec<u8>)>), ArtifactError> {
+) -> Result<(Manifest, NamedFiles<'f>), ArtifactError> {
     let target = preset.train.resolved_target();
     let options = ModelOptions { target, ..ModelOptions::default() };
     let mut files = Vec::new();
