@@ -50,8 +50,9 @@ def run(*command):
 
 def backbone(model):
     """torchvision's network of a preset's `[model]`, without classifier."""
-    blocks = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3]}
-    block = torchvision.models.resnet.Bottleneck if model["arch"] == "resnet50" else torchvision.models.resnet.BasicBlock
+    basic = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
+    blocks = {"resnet14": [1, 1, 1, 1], "resnet26": [2, 2, 2, 2], "resnet50": [3, 4, 6, 3]} | basic
+    block = torchvision.models.resnet.BasicBlock if model["arch"] in basic else torchvision.models.resnet.Bottleneck
     network = torchvision.models.ResNet(block, blocks[model["arch"]])
     features, network.fc = network.fc.in_features, torch.nn.Identity()
     if model["stem"] == "small":

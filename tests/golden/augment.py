@@ -71,6 +71,11 @@ def store(name, data):
     return name
 
 
+def jpeg_case(name, data):
+    decoded = Image.open(io.BytesIO(data)).convert("RGB")
+    return {"file": store(f"{name}.jpg", data), "rgb_sha256": sha256(decoded.tobytes())}
+
+
 def main():
     OUT.mkdir(exist_ok=True)
     for old in OUT.iterdir():
@@ -124,8 +129,18 @@ def main():
     ]:
         data = io.BytesIO()
         image.save(data, "JPEG", quality=85, **options)
-        decoded = Image.open(io.BytesIO(data.getvalue())).convert("RGB")
-        jpegs.append({"file": store(f"{name}.jpg", data.getvalue()), "rgb_sha256": sha256(decoded.tobytes())})
+        jpegs.append(jpeg_case(name, data.getvalue()))
+
+    # Coefficients that leave 16 bits: all of a block's, those of its first row, its mean alone.
+    levels = np.asarray(noise(45, 38))[..., 0]
+    y, x = np.mgrid[:38, :45]
+    for name, grey in [("noise", levels), ("stripes", levels[0, x]), ("blocks", levels[y // 8, x // 8])]:
+        data = io.BytesIO()
+        Image.fromarray(grey).save(data, "JPEG", quality=100)
+        data = bytearray(data.getvalue())
+        table = data.index(b"\xff\xdb") + 5
+        data[table : table + 64] = bytes([64] * 64)
+        jpegs.append(jpeg_case(f"overflow_{name}", bytes(data)))
 
     cases = {
         "operations": operations,

@@ -94,8 +94,9 @@ class SwAV(nn.Module):
     def __init__(self, config):
         super().__init__()
         model = self.config = config["model"]
-        blocks = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3]}
-        bottleneck = model["arch"] == "resnet50"
+        basic = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
+        blocks = {"resnet14": [1, 1, 1, 1], "resnet26": [2, 2, 2, 2], "resnet50": [3, 4, 6, 3]} | basic
+        bottleneck = model["arch"] not in basic
         channels = width = model["width"]
         self.conv1 = (nn.Conv2d(3, width, 7, 2, 3, bias=False) if model["stem"] == "imagenet"
                       else nn.Conv2d(3, width, 3, model["stem_stride"], 1, bias=False))

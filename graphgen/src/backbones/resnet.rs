@@ -24,7 +24,9 @@ impl ResNet {
     pub fn new(model: &Model) -> Self {
         let (blocks, bottleneck) = match model.arch {
             Arch::ResNet10 => ([1, 1, 1, 1], false),
+            Arch::ResNet14 => ([1, 1, 1, 1], true),
             Arch::ResNet18 => ([2, 2, 2, 2], false),
+            Arch::ResNet26 => ([2, 2, 2, 2], true),
             Arch::ResNet34 => ([3, 4, 6, 3], false),
             Arch::ResNet50 => ([3, 4, 6, 3], true),
         };

@@ -32,8 +32,12 @@ pub struct Preset {
 pub enum Arch {
     /// One basic block a stage.
     ResNet10,
+    /// One bottleneck block a stage.
+    ResNet14,
     /// Two basic blocks a stage.
     ResNet18,
+    /// Two bottleneck blocks a stage.
+    ResNet26,
     /// 3, 4, 6, 3 basic blocks.
     ResNet34,
     /// 3, 4, 6, 3 bottleneck blocks.

@@ -63,7 +63,9 @@ pub fn torchvision_model(model: &Model) -> Result<TorchvisionModel, String> {
     }
     let constructor = match model.arch {
         Arch::ResNet10 => "torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])",
+        Arch::ResNet14 => "torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])",
         Arch::ResNet18 => "torchvision.models.resnet18()",
+        Arch::ResNet26 => "torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [2, 2, 2, 2])",
         Arch::ResNet34 => "torchvision.models.resnet34()",
         Arch::ResNet50 => "torchvision.models.resnet50()",
     };

@@ -4,13 +4,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ort::ep::{CPU, ExecutionProvider};
+use graphgen::preset::Provider;
+use ort::ep::{CPU, CUDA, DirectML, ExecutionProvider};
 use serde_json::json;
 
 use super::output::Output;
 use crate::data::Dataset;
 use crate::machine::Machine;
 use crate::plan::DataFacts;
+use crate::session::ProviderOptions;
 use crate::session::environment::environment;
 
 /// Bytes of the file whose writing is measured.
@@ -75,8 +77,12 @@ fn library() -> Check {
 }
 
 fn providers() -> Check {
+    let mut found = vec![Provider::Cpu];
+    found.extend(CUDA::is_available().unwrap_or(false).then_some(Provider::Cuda));
+    found.extend(DirectML::is_available().unwrap_or(false).then_some(Provider::Directml));
+    let described = found.into_iter().map(|provider| ProviderOptions { provider, ..ProviderOptions::default() }.describe());
     let outcome = match CPU::is_available() {
-        Ok(true) => Ok("CPU, the one that this version trains on".into()),
+        Ok(true) => Ok(described.collect::<Vec<_>>().join("; ")),
         Ok(false) => Err("the library has no CPU provider; scripts/setup.sh fetches one that has".into()),
         Err(error) => Err(error.to_string()),
     };

@@ -60,7 +60,7 @@ impl EvalTransform {
         let longer = |long: usize, short: usize| resize_px * long / short;
         let (new_width, new_height) = if width <= height { (resize_px, longer(height, width)) } else { (longer(width, height), resize_px) };
         let mut resized = vec![0; 3 * new_width * new_height];
-        resizer.resize(image, Window { x: 0, y: 0, width, height }, new_width, new_height, &mut resized);
+        resizer.resize(image, Window { x: 0, y: 0, width, height }, new_width, new_height, false, &mut resized);
 
         let (left, top) = (centre(new_width, crop_px), centre(new_height, crop_px));
         let mut data = Vec::with_capacity(3 * crop_px * crop_px);

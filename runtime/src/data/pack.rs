@@ -117,7 +117,7 @@ fn encode(dataset: &Dataset, index: usize, reencode: Option<Reencode>, buffers: 
     let scaled = |side: usize| (side * max_side_px.min(width.max(height)) / width.max(height)).max(1);
     let (new_width, new_height) = (scaled(width), scaled(height));
     planes.resize(3 * new_width * new_height, 0);
-    resizer.resize(image, Window { x: 0, y: 0, width, height }, new_width, new_height, planes);
+    resizer.resize(image, Window { x: 0, y: 0, width, height }, new_width, new_height, false, planes);
     let plane = new_width * new_height;
     let rgb: Vec<u8> = (0..plane).flat_map(|i| [planes[i], planes[plane + i], planes[2 * plane + i]]).collect();
     let jpeg_side = |side: usize| u16::try_from(side).map_err(|_| named(DataError::Decode { message: format!("{side} px are too many for a JPEG") }));

@@ -6,6 +6,7 @@ mod encoder;
 mod engine;
 mod engine_state;
 pub mod environment;
+mod nvidia;
 mod options;
 mod placement;
 mod provider;

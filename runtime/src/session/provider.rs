@@ -5,6 +5,8 @@ use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDis
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 
+use super::nvidia;
+
 /// Why a provider cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
@@ -75,6 +77,19 @@ impl ProviderOptions {
             Provider::Cpu => "CPUExecutionProvider",
             Provider::Cuda => ep::CUDA::NAME,
             Provider::Directml => ep::DirectML::NAME,
+        }
+    }
+
+    /// The provider and its device, with what can be found out about it.
+    pub fn describe(&self) -> String {
+        let id = self.device.id;
+        match self.provider {
+            Provider::Cpu => self.name().into(),
+            Provider::Cuda => match nvidia::describe(id) {
+                Some(device) => format!("{}, device {id}: {device}", self.name()),
+                None => format!("{}, device {id} (nvidia-smi says nothing of it)", self.name()),
+            },
+            Provider::Directml => format!("{}, DXGI adapter {id}", self.name()),
         }
     }
 

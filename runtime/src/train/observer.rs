@@ -9,6 +9,7 @@ use super::crop_grid::crop_grid;
 use super::tensorboard::EventFile;
 use super::{Probe, RunDirectory, StepMetrics, TrainError, TrainOptions, Trainer};
 use crate::data::{Batch, Dataset};
+use crate::session::ProviderOptions;
 
 /// Looks at every step.
 pub(super) struct Observer {
@@ -33,7 +34,10 @@ impl Observer {
     ) -> Result<Observer, TrainError> {
         // JSON is text, and a path may be none.
         let paths: Vec<_> = options.data.iter().map(|path| path.to_string_lossy()).collect();
+        let provider = ProviderOptions::of(options.source.preset()).describe();
+        tracing::info!("training on {provider}");
         let note = json!({
+            "provider": provider,
             "program": concat!("swav-rt ", env!("CARGO_PKG_VERSION")),
             "onnxruntime": ort::info(),
             "machine": crate::machine::Machine::read(),

@@ -4,7 +4,6 @@
 
 pub mod blur;
 pub mod crop;
-pub mod flip;
 pub mod grayscale;
 pub mod hue;
 pub mod jitter;

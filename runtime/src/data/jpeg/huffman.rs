@@ -1,39 +1,118 @@
-//! Huffman decoding: one lookup gives a coefficient's run, its value and the bits of both.
+//! Huffman decoding: one lookup gives a coefficient, and often the next one or the end of the block with it.
 
 use super::header::Code;
 
-/// Bits looked up at once.
-const LOOKUP_BITS: u32 = 11;
+/// Bits looked up at once in the table of coefficients.
+const LOOKUP_BITS: u32 = 12;
+/// Bits looked up at once in the table of codes.
+const CODE_BITS: u32 = 9;
 
-// An entry of the lookup table: bits 0-7 the bits to consume, 8-15 how far the coefficient's index moves, 16-31 the value.
-// What is no coefficient moves the index past the block, so that one comparison finds it.
-const END_OF_BLOCK: u32 = 64;
-/// The code is known, its extra bits lie outside the lookup; the value is the symbol.
-const LONG_VALUE: u32 = 128;
-/// A code of more bits than are looked up, or none.
-const LONG_CODE: u32 = 192;
+/// A code with the bits of its value behind it. The fields of a `u32`, from the lowest bit: 6 for the bits of both, 5 for those
+/// of the code, 4 for those of the value, 4 for the zeros before the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Coded(u32);
 
-fn entry(bits: u32, advance: u32, value: i32) -> u32 {
-    bits | advance << 8 | (value as u32) << 16
+impl Coded {
+    /// A code of more bits than are looked up, or none.
+    const LONG: Coded = Coded(0);
+
+    /// A code of `bits` bits for a symbol; `None` for symbols that baseline JPEGs do not have.
+    fn new(kind: Kind, bits: u32, symbol: u8) -> Option<Coded> {
+        let (run, size) = kind.split(symbol)?;
+        Some(Coded((bits + size) | bits << 6 | size << 11 | run << 15))
+    }
+
+    /// Bits of the code and its value.
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.0 & 63
+    }
+
+    /// Bits of the code.
+    #[inline(always)]
+    fn code_bits(self) -> u32 {
+        self.0 >> 6 & 31
+    }
+
+    /// Bits of the value.
+    #[inline(always)]
+    fn size(self) -> u32 {
+        self.0 >> 11 & 15
+    }
+
+    /// Zeros before the value.
+    #[inline(always)]
+    fn run(self) -> u32 {
+        self.0 >> 15
+    }
+
+    /// Among the codes of coefficients: whether it is the end of the block.
+    fn is_end(self) -> bool {
+        (self.run(), self.size()) == (0, 0)
+    }
+
+    /// The value behind the code that `bits` begin with, from the highest one down.
+    #[inline(always)]
+    fn value(self, bits: u64) -> i16 {
+        let bits = bits << self.code_bits();
+        // Numbers with a leading 0 are negative.
+        let negative = !(bits as i64 >> 63) as i32;
+        ((bits >> 1 >> (63 - self.size())) as i32 + (negative & ((-1 << self.size()) + 1))) as i16
+    }
 }
 
-/// An entry of the table of pairs: a coefficient in the lower half; in the upper half the next one, with bits and advance
-/// of both together. Where the next one does not fit, the upper half repeats the lower one.
-fn pair(lookup: &[u32; 1 << LOOKUP_BITS], index: usize) -> u64 {
-    let first = lookup[index];
-    let (bits, advance) = (first & 0xff, first >> 8 & 0xff);
-    let second = lookup[index << bits & ((1 << LOOKUP_BITS) - 1)];
-    let (second_bits, second_advance) = (second & 0xff, second >> 8 & 0xff);
-    let both = advance < END_OF_BLOCK && second_advance < END_OF_BLOCK && bits + second_bits <= LOOKUP_BITS;
-    let upper = if both { (second & 0xffff_0000) | ((advance + second_advance) << 8) | (bits + second_bits) } else { first };
-    u64::from(upper) << 32 | u64::from(first)
-}
+/// What looked-up bits begin with: a coefficient, then as far as the bits tell another one or the end of the block. The fields
+/// of a `u32`, from the lowest bit: 6 for the bits of all that, 7 for how far the coefficient's index moves (past the block
+/// for an end or what is not known), 4 for the zeros before the first coefficient, 4 for the second one, 11 for the first one.
+/// Where there is no second coefficient the index moves to the first one. Small, as the tables of luma and chroma have to share
+/// the first cache with all else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry(u32);
 
-/// A number of `size` bits as JPEG writes signed ones: those with a leading 0 are negative.
-#[inline(always)]
-fn extend(bits: u32, size: u32) -> i32 {
-    let negative = if bits < 1 << size >> 1 { (1 << size) - 1 } else { 0 };
-    bits as i32 - negative
+/// How far the end of a block moves the index, beside the coefficient before it.
+const PAST_BLOCK: u32 = 64;
+
+impl Entry {
+    /// Nothing that fits into the bits.
+    const UNKNOWN: Entry = Entry(63 | 127 << 6);
+
+    /// A code with one of its values.
+    fn new(coded: Coded, value: i16) -> Entry {
+        let advance = if coded.is_end() { PAST_BLOCK } else { coded.run() + 1 };
+        Entry(coded.bits() | advance << 6 | coded.run() << 13 | (i32::from(value) as u32) << 21)
+    }
+
+    /// This and what stands behind it, if that has a place here.
+    fn followed_by(self, second: Entry) -> Entry {
+        let fits = self.bits() + second.bits() <= LOOKUP_BITS && self.advance() < PAST_BLOCK && (-8..=7).contains(&second.first());
+        let fields = if fits { (second.0 & 0x1fff) + ((second.0 >> 21 & 15) << 17) } else { 0 };
+        Entry(self.0 + fields)
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.0 & 63
+    }
+
+    #[inline(always)]
+    fn advance(self) -> u32 {
+        self.0 >> 6 & 127
+    }
+
+    #[inline(always)]
+    fn run(self) -> u32 {
+        self.0 >> 13 & 15
+    }
+
+    #[inline(always)]
+    fn second(self) -> i16 {
+        ((self.0 << 11) as i32 >> 28) as i16
+    }
+
+    #[inline(always)]
+    fn first(self) -> i16 {
+        (self.0 as i32 >> 21) as i16
+    }
 }
 
 /// What a table's symbols mean.
@@ -64,8 +143,10 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     kind: Kind,
-    lookup: Box<[u32; 1 << LOOKUP_BITS]>,
-    pairs: Box<[u64; 1 << LOOKUP_BITS]>,
+    /// What bits begin with, for coefficients.
+    entries: Box<[Entry; 1 << LOOKUP_BITS]>,
+    /// The codes that bits begin with.
+    codes: Box<[Coded; 1 << CODE_BITS]>,
     /// For each length the first code that is longer, left-aligned in 16 bits.
     limits: [u32; 17],
     /// For each length the index of the symbol of code 0.
@@ -76,20 +157,27 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(kind: Kind) -> Table {
-        let lookup = Box::new([entry(0, LONG_CODE, 0); 1 << LOOKUP_BITS]);
-        let pairs = Box::new([0; 1 << LOOKUP_BITS]);
-        Table { kind, lookup, pairs, limits: [0; 17], offsets: [0; 17], symbols: Vec::new(), counts: Vec::new() }
+        Table {
+            kind,
+            entries: Box::new([Entry::UNKNOWN; 1 << LOOKUP_BITS]),
+            codes: Box::new([Coded::LONG; 1 << CODE_BITS]),
+            limits: [0; 17],
+            offsets: [0; 17],
+            symbols: Vec::new(),
+            counts: Vec::new(),
+        }
     }
 
-    /// Takes over a table of a file; `None` if it is not one of a baseline JPEG. Most files share a few tables, and
-    /// one that is there already is kept.
+    /// Takes over a table of a file; `None` if it is not one of a baseline JPEG. One that is there already is kept: files have
+    /// the standard's example tables or, as often, their own.
     pub(super) fn set(&mut self, code: Code<'_>) -> Option<()> {
         if self.counts == code.counts && self.symbols == code.symbols {
             return Some(());
         }
         // Until it is whole it equals no file's table.
         self.counts.clear();
-        self.lookup.fill(entry(0, LONG_CODE, 0));
+        self.codes.fill(Coded::LONG);
+        let mut entries = [Entry::UNKNOWN; 1 << LOOKUP_BITS];
         let mut next = 0u32;
         let mut index = 0;
         for (bits, &count) in (1..=16u32).zip(code.counts) {
@@ -99,9 +187,17 @@ impl Table {
                 if next >= 1 << bits {
                     return None;
                 }
-                if bits <= LOOKUP_BITS {
-                    let free = LOOKUP_BITS - bits;
-                    fill(&mut self.lookup[(next << free) as usize..((next + 1) << free) as usize], self.kind, bits, symbol);
+                if let Some(coded) = Coded::new(self.kind, bits, symbol) {
+                    if bits <= CODE_BITS {
+                        self.codes[beginning_with(next, CODE_BITS - bits)].fill(coded);
+                    }
+                    if self.kind == Kind::Ac && coded.bits() <= LOOKUP_BITS {
+                        for value in 0..1 << coded.size() {
+                            let bits = next << coded.size() | value;
+                            let entry = Entry::new(coded, coded.value(u64::from(bits) << (64 - coded.bits())));
+                            entries[beginning_with(bits, LOOKUP_BITS - coded.bits())].fill(entry);
+                        }
+                    }
                 }
                 next += 1;
             }
@@ -109,8 +205,8 @@ impl Table {
             self.limits[bits as usize] = next << (16 - bits);
         }
         if self.kind == Kind::Ac {
-            for (index, entry) in self.pairs.iter_mut().enumerate() {
-                *entry = pair(&self.lookup, index);
+            for (index, (entry, first)) in self.entries.iter_mut().zip(entries).enumerate() {
+                *entry = first.followed_by(entries[index << first.bits() & ((1 << LOOKUP_BITS) - 1)]);
             }
         }
         self.symbols.clear();
@@ -118,21 +214,18 @@ impl Table {
         self.counts.extend_from_slice(code.counts);
         Some(())
     }
+
+    /// The code that `window`, 16 bits, begins with; `None` if there is none or its symbol is none of a baseline JPEG.
+    fn search(&self, window: u32) -> Option<Coded> {
+        let bits = (1..=16).find(|&bits| window < self.limits[bits])?;
+        let symbol = *self.symbols.get((self.offsets[bits] + (window >> (16 - bits)) as i32) as usize)?;
+        Coded::new(self.kind, bits as u32, symbol)
+    }
 }
 
-/// Fills the entries of all bits that begin with a code of `bits` bits.
-fn fill(slots: &mut [u32], kind: Kind, bits: u32, symbol: u8) {
-    let Some((run, size)) = kind.split(symbol) else { return };
-    if kind == Kind::Ac && (run, size) == (0, 0) {
-        slots.fill(entry(bits, END_OF_BLOCK, 0));
-    } else if slots.len() < 1 << size {
-        slots.fill(entry(bits, LONG_VALUE, i32::from(symbol)));
-    } else {
-        let same = slots.len() >> size;
-        for (extra, slots) in (0..).zip(slots.chunks_exact_mut(same)) {
-            slots.fill(entry(bits + size, run + 1, extend(extra, size)));
-        }
-    }
+/// The looked-up bits that begin with given ones and have `free` more.
+fn beginning_with(bits: u32, free: u32) -> std::ops::Range<usize> {
+    (bits << free) as usize..((bits + 1) << free) as usize
 }
 
 /// Bytes after the data that may be read without meaning anything.
@@ -177,90 +270,67 @@ impl<'a> Bits<'a> {
         self.count = self.count.wrapping_sub(bits);
     }
 
-    /// The next `bits` bits, at most 16.
-    #[inline(always)]
-    fn take(&mut self, bits: u32) -> u32 {
-        let taken = (self.buffer >> 32 >> (32 - bits)) as u32;
-        self.skip(bits);
-        taken
-    }
-
     /// Whether nothing but the filling of the last byte is left, and no bit behind the end was used.
     pub(super) fn at_end(&self) -> bool {
         let left = 8 * (self.data.len() - PADDING) as i64 - (8 * self.position as i64 - i64::from(self.count));
         (0..8).contains(&left)
     }
 
-    /// Run and value behind an entry of [`LONG_VALUE`] or [`LONG_CODE`].
+    /// The next bits' code.
     #[inline(always)]
-    fn long(&mut self, table: &Table, found: u32) -> Option<(u32, i32)> {
-        let symbol = if found >> 8 & 0xff == LONG_VALUE {
-            self.skip(found & 0xff);
-            (found >> 16) as u8
-        } else {
-            let window = (self.buffer >> 48) as u32;
-            let bits = (1..=16).find(|&bits| window < table.limits[bits])?;
-            self.skip(bits as u32);
-            *table.symbols.get((table.offsets[bits] + (window >> (16 - bits)) as i32) as usize)?
-        };
-        let (run, size) = table.kind.split(symbol)?;
-        let extra = self.take(size);
-        Some((run, extend(extra, size)))
+    fn code(&self, table: &Table) -> Option<Coded> {
+        match table.codes[(self.buffer >> (64 - CODE_BITS)) as usize] {
+            Coded::LONG => table.search((self.buffer >> 48) as u32),
+            coded => Some(coded),
+        }
     }
 
-    /// Decodes the coefficients of a block in `slots`, where those that are 0 stand already: the difference of the mean
-    /// to the block before goes into `slots[0]`. Returns the zigzag index of the last coefficient that may differ from 0. `order` has the
-    /// slot of each zigzag index. `None` for codes that are none.
+    /// Decodes the coefficients of a block into `slots`, where those that are 0 stand already: the difference of the mean
+    /// to the block before goes into `slots[0]`. Returns the zigzag index of the last coefficient that may differ from 0.
+    /// `order` has the slot of each zigzag index. `None` for codes that are none.
     #[inline(always)]
     pub(super) fn block(&mut self, dc: &Table, ac: &Table, order: &[u8; 64], slots: &mut [i16; 64]) -> Option<u32> {
         self.refill()?;
-        let found = dc.lookup[(self.buffer >> (64 - LOOKUP_BITS)) as usize];
-        slots[0] = if found >> 8 & 0xff < LONG_VALUE {
-            self.skip(found & 0xff);
-            (found >> 16) as i16
-        } else {
-            self.long(dc, found)?.1 as i16
-        };
+        let mean = self.code(dc)?;
+        slots[0] = mean.value(self.buffer);
+        self.skip(mean.bits());
 
         let mut index = 0u32;
         'refill: loop {
             self.refill()?;
-            // Four lookups take 44 bits at most.
+            // Four lookups take 48 bits at most.
             for _ in 0..4 {
-                let both = ac.pairs[(self.buffer >> (64 - LOOKUP_BITS)) as usize];
-                let (found, second) = (both as u32, (both >> 32) as u32);
-                let next = index + (second >> 8 & 0xff);
-                if next >= 63 {
-                    let (run, value) = match found >> 8 & 0xff {
-                        END_OF_BLOCK => {
-                            self.skip(found & 0xff);
-                            return Some(index);
-                        }
-                        LONG_VALUE | LONG_CODE => {
-                            self.refill()?;
-                            let (run, value) = self.long(ac, found)?;
-                            // The end of the block as a code too long to be looked up.
-                            if (run, value) == (0, 0) {
-                                return Some(index);
-                            }
-                            (run, value)
-                        }
-                        advance => {
-                            self.skip(found & 0xff);
-                            (advance - 1, i32::from((found >> 16) as i16))
-                        }
-                    };
-                    index += run + 1;
-                    slots[usize::from(*order.get(index as usize)?) & 63] = value as i16;
-                    if index == 63 {
-                        return Some(index);
-                    }
-                    continue 'refill;
+                let found = ac.entries[(self.buffer >> (64 - LOOKUP_BITS)) as usize];
+                let next = index + found.advance();
+                let place = (index + found.run() + 1) as usize & 63;
+                if next < 63 {
+                    // Without a second coefficient the first one goes to the same place.
+                    slots[usize::from(order[next as usize]) & 63] = found.second();
+                    slots[usize::from(order[place]) & 63] = found.first();
+                    self.skip(found.bits());
+                    index = next;
+                    continue;
                 }
-                self.skip(second & 0xff);
-                slots[usize::from(order[(index + (found >> 8 & 0xff)) as usize & 63]) & 63] = (found >> 16) as i16;
-                slots[usize::from(order[next as usize]) & 63] = (second >> 16) as i16;
-                index = next;
+                // The end, after a last coefficient, or after a 0 written where there is one already.
+                if found.advance() >= PAST_BLOCK && found != Entry::UNKNOWN && (index as usize + 1..63).contains(&place) {
+                    slots[usize::from(order[place]) & 63] = found.first();
+                    self.skip(found.bits());
+                    return Some(next - PAST_BLOCK);
+                }
+                self.refill()?;
+                let coded = self.code(ac)?;
+                if coded.is_end() {
+                    self.skip(coded.bits());
+                    return Some(index);
+                }
+                index += coded.run() + 1;
+                slots[usize::from(*order.get(index as usize)?) & 63] = coded.value(self.buffer);
+                self.skip(coded.bits());
+                // The last place ends a block without a code.
+                if index == 63 {
+                    return Some(index);
+                }
+                continue 'refill;
             }
         }
     }
