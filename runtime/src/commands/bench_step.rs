@@ -109,6 +109,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             args.steps,
             milliseconds(total)
         )
-    });
+    })?;
     Ok(())
 }

@@ -145,7 +145,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             100.0 * scores.top5(),
             per_class_text(&scores, 20)
         )
-    });
+    })?;
     Ok(())
 }
 
