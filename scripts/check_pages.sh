@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes a small run, its report and its gallery, and clicks through both in headless Chromium: scripts/check_pages.mjs.
-# Where Chromium, Node.js or playwright-core is missing it says so and does nothing.
+# Where Chromium or Node.js is missing, or playwright-core cannot be fetched, it says so and does nothing.
 #
 #   scripts/check_pages.sh [SWAV_RT [SCREENSHOTS]]
 #
-# playwright-core: npm install playwright-core, in this folder or in the one that PLAYWRIGHT_FOLDER names.
+# playwright-core is fetched into target/playwright with npm, once; PLAYWRIGHT_FOLDER names a folder that has it already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,7 +14,11 @@ skip() {
 }
 command -v node >/dev/null || skip "Node.js is not installed"
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || skip "Chromium is not installed"
-[ -e "${PLAYWRIGHT_FOLDER:-.}/node_modules/playwright-core" ] || skip "playwright-core is not installed (npm install playwright-core)"
+export PLAYWRIGHT_FOLDER=${PLAYWRIGHT_FOLDER:-${CARGO_TARGET_DIR:-target}/playwright}
+if [ ! -e "$PLAYWRIGHT_FOLDER/node_modules/playwright-core" ]; then
+    command -v npm >/dev/null || skip "npm is not installed"
+    npm install --silent --no-audit --no-fund --prefix "$PLAYWRIGHT_FOLDER" playwright-core || skip "npm cannot fetch playwright-core"
+fi
 
 swav_rt=${1:-${CARGO_TARGET_DIR:-target}/debug/swav-rt}
 folder=$(mktemp -d)

@@ -37,6 +37,13 @@ impl Machine {
     }
 }
 
+/// The most memory that this process has held at once, bytes; `None` where the system does not say (`VmHWM` of Linux).
+pub fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
 fn as_gigabytes<S: serde::Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((*bytes as f64 / 1e8).round() / 10.0)
 }

@@ -1,11 +1,13 @@
 //! `swav-rt bench step`: how long a training step takes, without a loader.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use graphgen::artifacts;
-use graphgen::preset::Provider;
+use graphgen::manifest::{GraphSpec, Manifest};
+use graphgen::onnx::{inspect, read_model};
+use graphgen::preset::{Preset, Provider};
 use graphgen::weights::load_safetensors;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,12 +15,17 @@ use rand_chacha::ChaCha8Rng;
 use super::UsageError;
 use super::options::with_provider;
 use super::output::Output;
-use crate::kernels::KernelSet;
-use crate::session::EngineKind;
-use crate::train::engines;
+use crate::kernels::{KernelSet, measured_peak};
+use crate::machine::peak_memory_bytes;
+use crate::session::{Engine, EngineKind, FunctionTime, read_profiles};
+use crate::train::{engines, open_profiled_engine};
 
 /// Steps before the measurement: the first ones allocate.
 const WARM_UP: usize = 2;
+/// Steps that are profiled.
+const PROFILED: usize = 3;
+/// Functions that a profile lists.
+const LISTED: usize = 10;
 
 /// Measures a training step on random crops
 #[derive(Debug, clap::Args)]
@@ -44,6 +51,9 @@ pub struct Args {
     /// Where the graphs run [default: the preset's train.provider]
     #[arg(long, value_enum)]
     pub provider: Option<Provider>,
+    /// Also how much is computed, which share of the processor's speed that is, the peak memory, and the ten dearest functions
+    #[arg(long)]
+    pub profile: bool,
 }
 
 /// Runs the command.
@@ -54,6 +64,9 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     if args.steps == 0 {
         return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
     }
+    if args.profile && args.engine != EngineKind::Stock {
+        return Err(UsageError("--profile: only the stock engine can be profiled; leave --engine out".into()).into());
+    }
     let preset = with_provider(&args.preset, &args.set, args.provider)?;
     let environment = args.engine.library().environment()?;
     let directory = tempfile::tempdir().context("creating a temporary directory for the graphs")?;
@@ -62,46 +75,55 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let graphs = directory.path().join("graphs");
     let manifest = artifacts::export(&preset, &graphs)?;
     let exported = began.elapsed();
-    let mut engine = engines::open(args.engine, &environment, &graphs, manifest, args.threads, args.kernels)?;
+    let mut engine = engines::open(args.engine, &environment, &graphs, manifest.clone(), args.threads, args.kernels)?;
     engine.load_weights(&load_safetensors(&graphs.join(artifacts::INIT_FILE))?)?;
     let loaded = began.elapsed() - exported;
 
-    let batch = preset.train.batch_size;
-    let mut random = ChaCha8Rng::seed_from_u64(preset.train.seed);
-    let crops: Vec<Vec<u8>> = preset.crops.groups().iter().map(|group| vec![0; group.count * batch * 3 * group.size_px * group.size_px]).collect();
-    let crops: Vec<Vec<u8>> = crops
-        .into_iter()
-        .map(|mut bytes| {
-            random.fill_bytes(&mut bytes);
-            bytes
-        })
-        .collect();
-    let crops: Vec<&[u8]> = crops.iter().map(Vec::as_slice).collect();
-
-    let mut times = Vec::new();
-    for step in 0..WARM_UP + args.steps {
-        let began = Instant::now();
-        engine.forward_backward(&crops)?;
-        let forward_backward = began.elapsed();
-        engine.update(preset.optim.base_lr as f32, true)?;
-        if step >= WARM_UP {
-            times.push((began.elapsed(), forward_backward));
-        }
-    }
+    let crops = random_crops(&preset);
+    let mut times = run_steps(&mut *engine, &preset, &crops, args.steps)?;
     times.sort_unstable();
     let (total, forward_backward) = times[times.len() / 2];
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let images_per_sec = batch as f64 / total.as_secs_f64();
-    let value = serde_json::json!({
-        "batch": batch, "export_secs": exported.as_secs_f64(), "load_secs": loaded.as_secs_f64(), "forward_backward_ms": milliseconds(forward_backward),
-        "optimizer_ms": milliseconds(total - forward_backward), "images_per_sec": images_per_sec, "ms_per_step": milliseconds(total),
+    let images_per_sec = preset.train.batch_size as f64 / total.as_secs_f64();
+    drop(engine);
+
+    let profile = if args.profile {
+        let peak_memory = peak_memory_bytes();
+        let profiles = directory.path().join("profiles");
+        std::fs::create_dir(&profiles).context("creating a folder for the profiles")?;
+        let mut engine = open_profiled_engine(&environment, &graphs, &manifest, args.threads, args.kernels, &profiles)?;
+        engine.load_weights(&load_safetensors(&graphs.join(artifacts::INIT_FILE))?)?;
+        run_steps(&mut engine, &preset, &crops, PROFILED)?;
+        // The profiles are written when the sessions end.
+        drop(engine);
+        let threads = if args.threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { args.threads };
+        Some(Profile {
+            flops: flops(&graphs, &manifest)?,
+            step: total,
+            threads,
+            peak_flops: (manifest.preset.train.provider == Provider::Cpu).then(|| measured_peak(threads)),
+            peak_memory,
+            functions: read_profiles(&profiles, WARM_UP, PROFILED)?,
+        })
+    } else {
+        None
+    };
+
+    let mut value = serde_json::json!({
+        "batch": preset.train.batch_size, "export_secs": exported.as_secs_f64(), "load_secs": loaded.as_secs_f64(),
+        "forward_backward_ms": milliseconds(forward_backward), "optimizer_ms": milliseconds(total - forward_backward),
+        "images_per_sec": images_per_sec, "ms_per_step": milliseconds(total),
     });
+    if let Some(profile) = &profile {
+        value["profile"] = profile.json();
+    }
     output.result(&value, || {
         format!(
-            "batch {batch}, graphs written in {:.1} s, loaded in {:.1} s\nforward and backward {:.1} ms, optimizer {:.1} ms\n\
+            "batch {}, graphs written in {:.1} s, loaded in {:.1} s\n{}forward and backward {:.1} ms, optimizer {:.1} ms\n\
              fastest {:.1} ms, slowest {:.1} ms of {} steps\n{images_per_sec:.1} images/s\n{:.1} ms/step",
+            preset.train.batch_size,
             exported.as_secs_f64(),
             loaded.as_secs_f64(),
+            profile.iter().map(Profile::text).collect::<String>(),
             milliseconds(forward_backward),
             milliseconds(total - forward_backward),
             milliseconds(times[0].0),
@@ -111,4 +133,108 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         )
     })?;
     Ok(())
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Random pixels for each group of crops.
+fn random_crops(preset: &Preset) -> Vec<Vec<u8>> {
+    let mut random = ChaCha8Rng::seed_from_u64(preset.train.seed);
+    let bytes = preset.crops.groups().into_iter().map(|group| group.count * preset.train.batch_size * 3 * group.size_px * group.size_px);
+    bytes
+        .map(|bytes| {
+            let mut crops = vec![0; bytes];
+            random.fill_bytes(&mut crops);
+            crops
+        })
+        .collect()
+}
+
+/// Times of whole steps and of their forward and backward passes, after a warm-up.
+fn run_steps(engine: &mut dyn Engine, preset: &Preset, crops: &[Vec<u8>], steps: usize) -> anyhow::Result<Vec<(Duration, Duration)>> {
+    let crops: Vec<&[u8]> = crops.iter().map(Vec::as_slice).collect();
+    let mut times = Vec::new();
+    for step in 0..WARM_UP + steps {
+        let began = Instant::now();
+        engine.forward_backward(&crops)?;
+        let forward_backward = began.elapsed();
+        engine.update(preset.optim.base_lr as f32, true)?;
+        if step >= WARM_UP {
+            times.push((began.elapsed(), forward_backward));
+        }
+    }
+    Ok(times)
+}
+
+/// Floating-point operations of a step's convolutions and products.
+fn flops(graphs: &Path, manifest: &Manifest) -> anyhow::Result<u64> {
+    let of = |graph: &GraphSpec| {
+        let file = graphs.join(&graph.file);
+        let bytes = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+        anyhow::Ok(inspect(&read_model(&bytes)?).cost.flops)
+    };
+    let micro_batches = manifest.preset.train.accumulate as u64;
+    let accumulation = manifest
+        .accumulation
+        .as_ref()
+        .map_or(Ok(0), |accumulation| anyhow::Ok(micro_batches * of(&accumulation.embed_step)? + of(&accumulation.assign_step)?))?;
+    Ok(micro_batches * of(&manifest.train_step)? + accumulation + of(&manifest.optimizer)?)
+}
+
+/// What a step does with its time.
+struct Profile {
+    flops: u64,
+    step: Duration,
+    threads: usize,
+    /// Of this processor's matrix product; `None` on a device.
+    peak_flops: Option<f64>,
+    peak_memory: Option<u64>,
+    functions: Vec<FunctionTime>,
+}
+
+impl Profile {
+    /// Operations a second.
+    fn speed(&self) -> f64 {
+        self.flops as f64 / self.step.as_secs_f64()
+    }
+
+    fn all_kernels(&self) -> Duration {
+        self.functions.iter().map(|function| function.time).sum()
+    }
+
+    fn share(&self, function: &FunctionTime) -> f64 {
+        function.time.as_secs_f64() / self.all_kernels().as_secs_f64()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let functions = self.functions.iter().take(LISTED).map(|function| {
+            serde_json::json!({
+                "function": function.name, "kernels": function.kernels, "ms_per_step": milliseconds(function.time), "share": self.share(function),
+            })
+        });
+        serde_json::json!({
+            "gflop": self.flops as f64 / 1e9, "gflops": self.speed() / 1e9, "peak_gflops": self.peak_flops.map(|peak| peak / 1e9),
+            "share_of_peak": self.peak_flops.map(|peak| self.speed() / peak), "peak_memory_bytes": self.peak_memory,
+            "kernels_ms": milliseconds(self.all_kernels()), "functions": functions.collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![format!("{:.1} GFLOP in convolutions and products, {:.1} GFLOP/s", self.flops as f64 / 1e9, self.speed() / 1e9)];
+        if let Some(peak) = self.peak_flops {
+            let share = 100.0 * self.speed() / peak;
+            lines.push(format!("{share:.1} % of the {:.1} GFLOP/s of a matrix product (threads: {})", peak / 1e9, self.threads));
+        }
+        if let Some(bytes) = self.peak_memory {
+            lines.push(format!("peak memory {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+        }
+        lines.push(format!("{:<28} {:>10} {:>8} {:>8}", "function", "ms a step", "share", "kernels"));
+        for function in self.functions.iter().take(LISTED) {
+            let share = 100.0 * self.share(function);
+            lines.push(format!("{:<28} {:>10.2} {share:>6.1} % {:>8}", function.name, milliseconds(function.time), function.kernels));
+        }
+        lines.into_iter().map(|line| line + "\n").collect()
+    }
 }

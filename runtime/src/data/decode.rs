@@ -276,6 +276,14 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_of_a_decoder_is_an_error_of_the_image() {
+        // Four components of samplings that libjpeg-turbo-rs 0.9 does not foresee.
+        let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/corpus/decode/cmyk-of-odd-sampling.jpg")).expect("a file");
+        let error = decode_rgb(&bytes).expect_err("the general decoder panics").to_string();
+        assert!(error.contains("the decoder panicked"), "{error}");
+    }
+
+    #[test]
     fn an_image_can_be_decoded_into_a_larger_ones_memory() {
         let mut image = RgbImage::default();
         Decoder::default().decode(&png(DynamicImage::new_rgb8(20, 10)), limit(1000), &mut image).expect("image");

@@ -10,6 +10,7 @@ mod convolution;
 mod gemm;
 mod operator;
 mod parallel;
+mod peak;
 mod scratch;
 mod simd;
 pub mod sinkhorn;
@@ -19,6 +20,7 @@ mod testing;
 
 pub use operator::{DOMAIN, KernelSet, native_functions, native_operators};
 use parallel::Parallel;
+pub use peak::measured_peak;
 use scratch::ScratchPool;
 pub use sinkhorn_operator::{SinkhornOperator, sinkhorn_calls};
 

@@ -9,6 +9,7 @@ pub mod environment;
 mod nvidia;
 mod options;
 mod placement;
+mod profile;
 mod provider;
 mod queue;
 mod state;
@@ -23,6 +24,7 @@ pub use options::SessionOptions;
 #[cfg(test)]
 pub(crate) use options::creating;
 pub use placement::{PlacedNode, Placement};
+pub use profile::{FunctionTime, ProfileError, read_profiles};
 pub use provider::{ProviderError, ProviderOptions};
 pub use state::{EngineError, OptimizerState, QueueState};
 pub use stock::{LossScaling, StepOutput, StockEngine};

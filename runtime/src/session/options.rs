@@ -1,6 +1,6 @@
 //! What every session of this program has in common.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::environment::Environment;
@@ -21,6 +21,9 @@ pub struct SessionOptions {
     pub operators: Option<Arc<OperatorDomain>>,
     /// Where it runs.
     pub provider: ProviderOptions,
+    /// An existing folder that ONNX Runtime's profiles go to, a file for each graph, when the sessions end; see
+    /// [`read_profiles`](super::read_profiles).
+    pub profiles: Option<PathBuf>,
 }
 
 /// Held while a session is created. ONNX Runtime keeps one table of operator domains for the whole process, and two threads
@@ -41,6 +44,9 @@ impl SessionOptions {
         let _creating = creating();
         let graph_error = |source| EngineError::Graph { file: file.into(), source };
         let mut builder = self.builder(environment).map_err(graph_error)?;
+        if let Some(folder) = &self.profiles {
+            builder = builder.with_profiling(folder.join(file.file_stem().unwrap_or_default())).map_err(|error| graph_error(error.into()))?;
+        }
         let Some(dispatch) = self.provider.dispatch()? else {
             return builder.commit_from_file(file).map_err(graph_error);
         };

@@ -117,12 +117,28 @@ pub fn open_engine_with(
     StockEngine::open(environment, directory, manifest, &session_options(manifest, threads, kernels)?)
 }
 
+/// [`open_engine_with`] whose sessions write [profiles](SessionOptions::profiles).
+///
+/// # Errors
+/// Graphs that ONNX Runtime does not accept.
+pub fn open_profiled_engine(
+    environment: &Environment,
+    directory: &std::path::Path,
+    manifest: &Manifest,
+    threads: usize,
+    kernels: KernelSet,
+    profiles: &std::path::Path,
+) -> Result<StockEngine, EngineError> {
+    let options = SessionOptions { profiles: Some(profiles.into()), ..session_options(manifest, threads, kernels)? };
+    StockEngine::open(environment, directory, manifest, &options)
+}
+
 /// What the sessions of a preset's graphs have in common.
 pub(super) fn session_options(manifest: &Manifest, threads: usize, kernels: KernelSet) -> Result<SessionOptions, EngineError> {
     // The other native kernels are the CPU's.
     let kernels = if manifest.preset.train.provider == Provider::Cpu { kernels } else { KernelSet::Functions };
     let domain = native_operators(kernels, sinkhorn_threads(manifest, threads)).map_err(EngineError::run("registering the native kernels"))?;
-    Ok(SessionOptions { threads, operators: domain.map(Arc::new), provider: ProviderOptions::of(&manifest.preset) })
+    Ok(SessionOptions { threads, operators: domain.map(Arc::new), provider: ProviderOptions::of(&manifest.preset), profiles: None })
 }
 
 /// Threads of the native Sinkhorn-Knopp; `None` where the preset wants the function's body.

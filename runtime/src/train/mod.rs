@@ -22,7 +22,7 @@ mod trainer;
 mod training;
 
 pub use error::TrainError;
-pub use fit::{GraphSource, Outcome, Resume, Summary, TrainOptions, open_engine, open_engine_with, train, train_until};
+pub use fit::{GraphSource, Outcome, Resume, Summary, TrainOptions, open_engine, open_engine_with, open_profiled_engine, train, train_until};
 pub use guards::{Guard, GuardState};
 pub use init::InitRecord;
 pub use interrupt::{Interrupt, StopSignal};
