@@ -7,11 +7,12 @@
 
 1. kNN: scikit-learn's KNeighborsClassifier (brute force, cosine distance, weights exp(similarity / temperature)) gives
    the same class for every test image, for k = 10, 20 and 200 and temperatures 0.07 and 0.1.
-2. Linear: scikit-learn's LogisticRegression (L-BFGS, with the L2 penalty that the weight decay amounts to) is within one
-   point of `swav-rt eval linear` in top-1 accuracy. It stops after its default of 100 iterations, short of convergence.
-
-The bound is meant for the whole of CIFAR-10: with 2,000 test images a point is within chance, and SGD at a learning rate
-of 0.3 ends a point away from L-BFGS there.
+2. Linear: scikit-learn's LogisticRegression (L-BFGS until it converges, with the L2 penalty on weights and bias that the
+   weight decay amounts to) is within one point of `swav-rt eval linear` in top-1 accuracy, at two weight decays:
+   - 1e-3, where both reach the optimum: SGD takes as many steps as 100 epochs of 50,000 images have, at any number of images;
+   - 1e-6, the official protocol of 100 epochs, on 20,000 images and more. The optimum of few images is one of overfitting
+     there: accuracy on other images falls on the way to it, and a classifier that was stopped after 100 epochs cannot be
+     compared with one that has arrived. Both figures are printed then, and not judged.
 
 Needs numpy and scikit-learn.
 """
@@ -19,6 +20,7 @@ Needs numpy and scikit-learn.
 import argparse
 import csv
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -29,6 +31,8 @@ import sklearn
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+EPOCHS = 100
+ITERATIONS = 10000
 KNN = [(10, 0.07), (20, 0.07), (200, 0.07), (200, 0.1)]
 failures = []
 
@@ -39,13 +43,17 @@ def check(holds, text):
         failures.append(text)
 
 
+def with_bias(rows):
+    """The bias as the weight of a constant feature, so that scikit-learn penalises it as SGD's weight decay does."""
+    return np.hstack([rows.astype("f8"), np.ones((len(rows), 1))])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swav-rt", default="swav-rt")
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
-    parser.add_argument("--epochs", type=int, default=100, help="of swav-rt eval linear")
     options = parser.parse_args()
 
     def swav_rt(*arguments):
@@ -68,12 +76,22 @@ def main():
         print(f"{len(train)} training and {len(test)} test images, features of {train.shape[1]}")
         sets = ("--encoder", options.encoder, "--train", options.train, "--test", options.test, "--quiet", "--json")
 
-        ours = json.loads(swav_rt("eval", "linear", *sets, "--epochs", options.epochs, "--out", folder / "linear"))
-        # Loss + wd/2·|W|² a mean over N images is 1/2·|W|² + C·(sum of losses) with C = 1 / (N·wd).
-        regression = LogisticRegression(C=1 / (len(train) * 1e-6), max_iter=100)
-        accuracy = regression.fit(train, train_classes).score(test, test_classes)
-        check(abs(ours["top1"] - accuracy) <= 0.01, f"linear: {100 * ours['top1']:.2f} %, scikit-learn {100 * accuracy:.2f} %")
-        check((predictions(folder / "linear") == test_classes).mean() == ours["top1"], "predictions.csv has the printed accuracy")
+        for weight_decay, epochs, judged in [(1e-3, max(EPOCHS, math.ceil(EPOCHS * 50000 / len(train))), True), (1e-6, EPOCHS, len(train) >= 20000)]:
+            out = folder / f"linear-{weight_decay}"
+            ours = json.loads(swav_rt("eval", "linear", *sets, "--weight-decay", weight_decay, "--epochs", epochs, "--out", out))
+            # Loss + wd/2·|W|² a mean over N images is 1/2·|W|² + C·(sum of losses) with C = 1 / (N·wd).
+            regression = LogisticRegression(C=1 / (len(train) * weight_decay), fit_intercept=False, tol=1e-6, max_iter=ITERATIONS)
+            theirs = regression.fit(with_bias(train), train_classes).predict(with_bias(test))
+            accuracy = (theirs == test_classes).mean()
+            iterations = regression.n_iter_.max()
+            differ = (theirs != predictions(out)).sum()
+            text = (f"linear, weight decay {weight_decay}: {100 * ours['top1']:.2f} % after {epochs} epochs, scikit-learn {100 * accuracy:.2f} % "
+                    f"after {iterations} iterations, {differ} of {len(test)} predictions differ")
+            if judged:
+                check(iterations < ITERATIONS and abs(ours["top1"] - accuracy) <= 0.01, text)
+            else:
+                print(f"not judged: {text}", flush=True)
+            check((predictions(out) == test_classes).mean() == ours["top1"], "predictions.csv has the printed accuracy")
 
         for k, temperature in KNN:
             out = folder / f"knn-{k}-{temperature}"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Memory of a training run over time: trains on the CPU for some minutes and reads the process's resident memory every
-# 10 s. Linux only. The run ends by SIGTERM, so it saves and can go on.
+# Memory of a training run over time: trains on the CPU for some minutes, with a checkpoint after every epoch, and notes
+# every 10 s the highest resident memory that the process has had since the last note: no peak is missed. Linux only.
+# The run ends by SIGTERM, so it saves and can go on.
 # Usage: scripts/memory_test.sh DATA [MINUTES] [RUN]     (30 minutes, a new folder)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +19,8 @@ samples=()
 began=$SECONDS
 while [ $((SECONDS - began)) -lt $((60 * minutes)) ] && kill -0 $process 2>/dev/null; do
     sleep 10
-    kib=$(awk '/^VmRSS/ { print $2 }' /proc/$process/status) || break
+    kib=$(awk '/^VmHWM/ { print $2 }' /proc/$process/status) || break
+    echo 5 > /proc/$process/clear_refs # VmHWM starts again from the present
     samples+=("$((SECONDS - began)) $kib")
 done
 kill -TERM $process

@@ -10,14 +10,15 @@ use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::manifest::{AccumulationSpec, GraphSpec, MANIFEST_VERSION, Manifest, TensorSpec};
 use crate::methods::accumulation::{assign_step, embed_step};
 use crate::methods::loss_scaling::INITIAL_SCALE;
-use crate::methods::swav::{normalize_pixels, project, train_step};
+use crate::methods::supervised::{FineTuning, fine_tuning_optimizer, fine_tuning_step};
+use crate::methods::swav::{TrainStep, normalize_pixels, project, train_step};
 use crate::nn::{InferenceLayers, initialize};
 use crate::onnx::{Dim, FileError, ModelOptions, OPSET, emulate_f16, encode, write_model};
 use crate::ops::Domain;
 use crate::optim::optimizer_step;
 use crate::preset::{Precision, Preset, Target};
 use crate::training_api;
-use crate::weights::{Import, Shapes, Weights, WeightsError, to_safetensors, write_atomically};
+use crate::weights::{Import, ImportReport, Shapes, Weights, WeightsError, to_safetensors, write_atomically};
 
 /// File of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -74,9 +75,9 @@ pub fn export(preset: &Preset, out: &Path) -> Result<Manifest, ArtifactError> {
 /// As [`export`].
 pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<Manifest, ArtifactError> {
     let target = preset.train.resolved_target();
-    let step = train_step(preset)?;
+    let mut step = train_step(preset)?;
     let optimizer = optimizer_step(preset, &step.parameters)?;
-    let mut graphs = vec![(TRAIN_STEP_FILE, step.graph), (OPTIMIZER_FILE, optimizer)];
+    let mut graphs = vec![(TRAIN_STEP_FILE, std::mem::take(&mut step.graph)), (OPTIMIZER_FILE, optimizer)];
     if preset.train.accumulate > 1 {
         graphs.push((EMBED_STEP_FILE, embed_step(preset)?));
         graphs.push((ASSIGN_STEP_FILE, assign_step(preset)?));
@@ -86,18 +87,63 @@ pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<
             *graph = emulate_f16(graph, target)?;
         }
     }
-    let options = ModelOptions::new(target);
-    let mut files = Vec::new();
-    for (file, graph) in &graphs {
-        files.push((*file, encode(&write_model(graph, file.trim_end_matches(".onnx"), &options)?)?));
-    }
     let mut weights = initial_weights(preset)?;
     let init_report = init.map(|init| {
         weights.extend(init.weights);
         init.report
     });
     let init = to_safetensors(&weights, &BTreeMap::new());
+    let (manifest, mut files) = encoded(preset, &step, &graphs, init_report)?;
 
+    claim(out)?;
+    files.push((INIT_FILE, init));
+    // An earlier export's, which another setting may have left.
+    for file in [EMBED_STEP_FILE, ASSIGN_STEP_FILE].into_iter().filter(|file| manifest.graphs().all(|graph| graph.file != *file)) {
+        remove_if_there(&out.join(file))?;
+    }
+    let training_api = out.join(training_api::FOLDER);
+    if training_api.exists() {
+        std::fs::remove_dir_all(&training_api).map_err(|error| directory_error(&training_api, format!("cannot be removed: {error}")))?;
+    }
+    write_all(out, &files, &manifest)?;
+    Ok(manifest)
+}
+
+/// Writes `train_step.onnx`, `optimizer.onnx` and `manifest.json` of supervised fine-tuning into `out`, which is created if it
+/// is absent. The manifest's preset computes in f32, without micro-batches.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_fine_tuning(preset: &Preset, settings: &FineTuning, out: &Path) -> Result<Manifest, ArtifactError> {
+    let mut preset = preset.clone();
+    (preset.train.precision, preset.train.emulate_f16, preset.train.accumulate) = (Precision::F32, false, 1);
+    preset.train.batch_size = settings.batch_size;
+    let mut step = fine_tuning_step(&preset, settings)?;
+    let optimizer = fine_tuning_optimizer(settings, &step.parameters)?;
+    let graphs = [(TRAIN_STEP_FILE, std::mem::take(&mut step.graph)), (OPTIMIZER_FILE, optimizer)];
+    let (manifest, files) = encoded(&preset, &step, &graphs, None)?;
+    claim(out)?;
+    write_all(out, &files, &manifest)?;
+    Ok(manifest)
+}
+
+/// Files by name.
+type NamedFiles<'f> = Vec<(&'f str, Vec<u8>)>;
+
+/// The graphs as files, and the manifest that describes them. The first two are the training step and the optimizer, those
+/// of accumulation follow.
+fn encoded<'f>(
+    preset: &Preset,
+    step: &TrainStep,
+    graphs: &[(&'f str, Graph)],
+    init: Option<ImportReport>,
+) -> Result<(Manifest, NamedFiles<'f>), ArtifactError> {
+    let target = preset.train.resolved_target();
+    let options = ModelOptions::new(target);
+    let mut files = Vec::new();
+    for (file, graph) in graphs {
+        files.push((*file, encode(&write_model(graph, file.trim_end_matches(".onnx"), &options)?)?));
+    }
     let preset_json = serde_json::to_vec(preset).expect("a preset has only JSON types");
     let hash = files.iter().fold(Sha256::new().chain_update(&preset_json), |hash, (_, bytes)| hash.chain_update(bytes)).finalize();
     let (functions, microsoft_operators) = domains(graphs.iter().map(|(_, graph)| graph), target)?;
@@ -119,25 +165,18 @@ pub fn export_from(preset: &Preset, out: &Path, init: Option<Import>) -> Result<
         initial_loss_scale: (preset.train.precision == Precision::MixedF16).then_some(INITIAL_SCALE),
         training_api: None,
         hash: hex(&hash),
-        init: init_report,
+        init,
     };
+    Ok((manifest, files))
+}
 
-    claim(out)?;
-    files.push((INIT_FILE, init));
-    for (file, bytes) in &files {
+/// Writes files, and the manifest last.
+fn write_all(out: &Path, files: &[(&str, Vec<u8>)], manifest: &Manifest) -> Result<(), ArtifactError> {
+    for (file, bytes) in files {
         write_atomically(&out.join(file), bytes)?;
     }
-    // An earlier export's, which another setting may have left.
-    for file in [EMBED_STEP_FILE, ASSIGN_STEP_FILE].into_iter().filter(|file| manifest.graphs().all(|graph| graph.file != *file)) {
-        remove_if_there(&out.join(file))?;
-    }
-    let training_api = out.join(training_api::FOLDER);
-    if training_api.exists() {
-        std::fs::remove_dir_all(&training_api).map_err(|error| directory_error(&training_api, format!("cannot be removed: {error}")))?;
-    }
-    let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has only JSON types");
-    write_atomically(&out.join(MANIFEST_FILE), &json)?;
-    Ok(manifest)
+    let json = serde_json::to_vec_pretty(manifest).expect("a manifest has only JSON types");
+    Ok(write_atomically(&out.join(MANIFEST_FILE), &json)?)
 }
 
 fn remove_if_there(path: &Path) -> Result<(), ArtifactError> {

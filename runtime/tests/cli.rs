@@ -152,3 +152,19 @@ fn help_and_version_are_no_errors() {
         assert_eq!(folder.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_reader_that_has_gone_is_no_error_and_a_full_disk_is() {
+    let folder = Folder::new();
+    let synth = |out: &str| ["data", "synth", "--out", out, "--images", "2", "--classes", "1", "--size", "16", "--quiet"].map(str::to_owned);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = folder.command(&synth("unread").each_ref().map(String::as_str)).stdout(writer).output().expect("the program starts");
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    if let Ok(full) = std::fs::File::options().write(true).open("/dev/full") {
+        let output = folder.command(&synth("lost").each_ref().map(String::as_str)).stdout(full).output().expect("the program starts");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.starts_with("error: printing the result: ") && message.contains("space"), "{message}");
+    }
+}

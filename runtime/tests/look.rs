@@ -98,8 +98,25 @@ fn a_run_is_probed_reported_sorted_and_evaluated() {
         assert!(linear["best_top1"].as_f64() >= linear["top1"].as_f64() && linear["classes"].as_array().map(Vec::len) == Some(4), "{linear}");
         std::fs::remove_dir_all(folder.path().join("linear")).expect("written");
     }
+    std::fs::write(folder.path().join("labels.txt"), labelled_names(&folder.path().join("train"), 3)).expect("write");
+    for (labels, count, rate) in [("--share 0.1", 4, 0.01), ("--labels labels.txt", 12, 0.01), ("--share 0.01 --from-scratch", 4, 0.01)] {
+        let tuned = folder.json(&format!("eval semisup --run run --train train --test test --threads 1 --epochs 2 --out semisup {labels}"));
+        assert_eq!((&tuned["labelled_images"], &tuned["train_images"], &tuned["lr"]), (&count.into(), &40.into(), &rate.into()), "{tuned}");
+        assert_eq!(folder.read("semisup/predictions.csv").lines().count(), 13);
+    }
     // The same again.
     assert_eq!(folder.json(&format!("eval linear {sets} --epochs 3")), folder.json(&format!("eval linear {sets} --epochs 3")));
+}
+
+/// Paths of some images of each class, one a line.
+fn labelled_names(data: &Path, of_each: usize) -> String {
+    let names = |folder: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path()).collect();
+        names.sort();
+        names
+    };
+    let chosen = names(data).into_iter().filter(|path| path.is_dir()).flat_map(|class| names(&class).into_iter().take(of_each));
+    chosen.map(|image| format!("{}\n", image.strip_prefix(data).expect("inside").display())).collect()
 }
 
 #[test]

@@ -11,8 +11,8 @@ use graphgen::artifacts::export;
 use graphgen::preset::{Preset, SinkhornKernel, Target};
 use graphgen::weights::{WeightTensor, Weights};
 use runtime::kernels::sinkhorn_calls;
-use runtime::session::QueueState;
 use runtime::session::environment::environment;
+use runtime::session::{Engine, QueueState};
 use runtime::train::open_engine;
 use serde::Deserialize;
 

@@ -12,7 +12,7 @@ use graphgen::onnx::proto::{ModelProto, NodeProto, type_proto};
 use graphgen::onnx::{encode, inspect, read_model};
 use graphgen::preset::{Preset, Provider};
 use runtime::session::environment::environment;
-use runtime::session::{Placement, ProviderOptions, SessionOptions};
+use runtime::session::{Engine, Placement, ProviderOptions, SessionOptions};
 use runtime::train::open_engine;
 
 const CUDA: &str = "CUDAExecutionProvider";

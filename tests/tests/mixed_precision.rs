@@ -6,8 +6,8 @@ use std::path::Path;
 use graphgen::artifacts::{export, initial_weights};
 use graphgen::methods::loss_scaling::INITIAL_SCALE;
 use graphgen::preset::Preset;
-use runtime::session::StockEngine;
 use runtime::session::environment::environment;
+use runtime::session::{Engine, StockEngine};
 use runtime::train::open_engine;
 
 const F32: &[&str] = &["train.target=cuda"];

@@ -3,4 +3,5 @@
 pub mod accumulation;
 pub mod loss_scaling;
 mod statistics;
+pub mod supervised;
 pub mod swav;

@@ -12,6 +12,7 @@ mod import;
 mod names;
 mod pth;
 mod safetensors;
+mod safetensors_writer;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub use import::{FreshTensor, Import, ImportReport, UnusedTensor, import};
 pub use names::{TorchvisionModel, torchvision_model};
 pub use pth::{PickleError, PthError};
 pub use safetensors::{from_safetensors, load_safetensors, to_safetensors};
+pub use safetensors_writer::SafetensorsWriter;
 
 /// An f32 tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]

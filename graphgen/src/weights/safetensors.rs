@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use safetensors::tensor::{Metadata, TensorView};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 
-use super::{ElementType, TensorInfo, WeightTensor, Weights, WeightsError};
+use super::{ElementType, SafetensorsWriter, TensorInfo, WeightTensor, Weights, WeightsError};
 
 /// The format's limit of the header's length, bytes.
-const LARGEST_HEADER: u64 = 100_000_000;
+pub(super) const LARGEST_HEADER: u64 = 100_000_000;
 
 /// The weights as the bytes of a safetensors file; equal weights give equal bytes.
 pub fn to_safetensors(weights: &Weights, metadata: &BTreeMap<String, String>) -> Vec<u8> {
@@ -19,17 +19,13 @@ pub fn to_safetensors(weights: &Weights, metadata: &BTreeMap<String, String>) ->
 
 /// Weights and I64 scalars as the bytes of a safetensors file.
 pub(super) fn serialize(weights: &Weights, counters: &BTreeMap<String, i64>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let floats = weights.iter().map(|(name, tensor)| {
-        let bytes: Vec<u8> = tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-        (name, Dtype::F32, tensor.shape.clone(), bytes)
+    let shapes = weights.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+    let bytes = weights.values().map(|tensor| 4 * tensor.data.len()).sum();
+    let written = SafetensorsWriter::with_counters(Vec::with_capacity(bytes), counters, &shapes, metadata).and_then(|mut file| {
+        weights.iter().try_for_each(|(name, tensor)| file.write(name, &tensor.data))?;
+        file.finish()
     });
-    let integers = counters.iter().map(|(name, value)| (name, Dtype::I64, Vec::new(), value.to_le_bytes().to_vec()));
-    let tensors: Vec<_> = floats.chain(integers).collect();
-    let views = tensors
-        .iter()
-        .map(|(name, dtype, shape, bytes)| (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).expect("the shape matches the data by construction")));
-    let metadata = (!metadata.is_empty()).then(|| metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect());
-    safetensors::serialize(views, metadata).expect("views of whole bytes serialize")
+    written.expect("memory takes all bytes, and the shapes match the data by construction")
 }
 
 /// Reads every tensor of a safetensors file that this project wrote.

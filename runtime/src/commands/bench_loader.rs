@@ -119,7 +119,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             "made",
             count / elapsed
         )
-    });
+    })?;
     Ok(())
 }
 

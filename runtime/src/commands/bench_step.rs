@@ -132,7 +132,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             args.steps,
             milliseconds(total)
         )
-    });
+    })?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What `eval knn` and `eval linear` share: labelled images in, scores out.
+//! What the evaluations share: labelled images in, scores out.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::options::FeatureOptions;
 use super::output::Output;
 use crate::data::Dataset;
-use crate::eval::{EvalError, Features, Rankings, Scores, confusion_csv, confusion_png, csv_field, extract, per_class_csv};
+use crate::eval::{EvalError, Extraction, Features, Rankings, Scores, confusion_csv, confusion_png, csv_field, extract, per_class_csv};
 use crate::session::{Encoder, SessionOptions};
 
 /// Labelled images, and where the details go.
@@ -48,7 +48,12 @@ pub(crate) struct LabelledSets {
 impl LabelledData {
     /// Opens both sets; a flat folder is found out before minutes of work.
     pub(crate) fn open(&self) -> anyhow::Result<LabelledSets> {
-        let train = Arc::new(Dataset::open(&self.train)?.subset(self.bank, self.seed));
+        self.open_choosing(Ok)
+    }
+
+    /// As [`open`](Self::open), with those of the training images that `choose` keeps.
+    pub(crate) fn open_choosing(&self, choose: impl FnOnce(Dataset) -> anyhow::Result<Dataset>) -> anyhow::Result<LabelledSets> {
+        let train = Arc::new(choose(Dataset::open(&self.train)?.subset(self.bank, self.seed))?);
         let test = Arc::new(Dataset::open(&self.test)?.subset(self.limit, self.seed));
         for dataset in [&train, &test] {
             if let Some(index) = (0..dataset.len()).find(|&index| dataset.label(index).is_none()) {
@@ -69,8 +74,13 @@ pub(crate) fn open_encoder(environment: &Environment, options: &FeatureOptions) 
 /// Features of a data set, with progress.
 pub(crate) fn features(encoder: &mut Encoder, options: &FeatureOptions, dataset: &Arc<Dataset>, what: &str, output: &Output) -> anyhow::Result<Features> {
     let extraction = options.extraction(encoder)?;
+    extracted(encoder, &extraction, dataset, what, output)
+}
+
+/// As [`features`], with resolved options.
+pub(crate) fn extracted(encoder: &mut Encoder, extraction: &Extraction, dataset: &Arc<Dataset>, what: &str, output: &Output) -> anyhow::Result<Features> {
     let mut progress = output.progress(what, dataset.len());
-    Ok(extract(encoder, dataset, &extraction, |done| progress.set(done))?)
+    Ok(extract(encoder, dataset, extraction, |done| progress.set(done))?)
 }
 
 /// Writes the files of `--out`.

@@ -128,6 +128,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             args.duplicates,
             out.join(page).display()
         )
-    });
+    })?;
     Ok(())
 }

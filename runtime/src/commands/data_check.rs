@@ -69,7 +69,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         "images": report.images, "bytes": report.bytes, "classes": dataset.class_names().len(), "broken": problems, "small": report.small,
         "misnamed": report.misnamed, "duplicates": report.duplicates, "short_sides": sides,
     });
-    output.result(&value, || text);
+    output.result(&value, || text)?;
     anyhow::ensure!(broken == 0, "{broken} of {} images are broken; their names stand above", report.images);
     Ok(())
 }

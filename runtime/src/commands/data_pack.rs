@@ -65,6 +65,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     output.result(&value, || {
         let (images, shards, left_out) = (packed.images, packed.shards, packed.left_out.len());
         format!("{}: {images} images in {shards} shards, {:.1} MB, {left_out} left out", args.out.display(), packed.bytes as f64 / 1e6)
-    });
+    })?;
     Ok(())
 }

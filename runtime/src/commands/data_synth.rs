@@ -34,6 +34,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     synth::write(&args.out, &config)?;
     let classes = args.classes.min(args.images);
     let value = serde_json::json!({ "out": args.out.to_string_lossy(), "images": args.images, "size_px": args.size, "classes": classes });
-    output.result(&value, || format!("{}: {} images of {} px in {classes} classes", args.out.display(), args.images, args.size));
+    output.result(&value, || format!("{}: {} images of {} px in {classes} classes", args.out.display(), args.images, args.size))?;
     Ok(())
 }

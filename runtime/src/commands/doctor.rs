@@ -65,7 +65,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             Err(problem) => format!("PROBLEM  {name:<14} {problem}\n"),
         };
         checks.iter().map(line).collect()
-    });
+    })?;
     let problems = checks.iter().filter(|check| check.outcome.is_err()).count();
     anyhow::ensure!(problems == 0, "{problems} of {} checks found a problem; the way out stands beside each", checks.len());
     Ok(())

@@ -55,6 +55,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     write_atomically(&args.out, &bytes)?;
     let (images, width) = features.rows.dim();
     let value = serde_json::json!({ "features": args.out.to_string_lossy(), "names": beside.to_string_lossy(), "shape": [images, width] });
-    output.result(&value, || format!("{}: f32 [{images}, {width}], names in {}", args.out.display(), beside.display()));
+    output.result(&value, || format!("{}: f32 [{images}, {width}], names in {}", args.out.display(), beside.display()))?;
     Ok(())
 }

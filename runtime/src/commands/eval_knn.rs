@@ -66,6 +66,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     if let Some(folder) = &args.data.out {
         write_details(folder, last, last_rankings, &sets.test, &summary)?;
     }
-    output.result(&summary, || lines + &per_class_text(last, 20));
+    output.result(&summary, || lines + &per_class_text(last, 20))?;
     Ok(())
 }

@@ -108,6 +108,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             100.0 * best_top1,
             per_class_text(&scores, 20)
         )
-    });
+    })?;
     Ok(())
 }

@@ -63,7 +63,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
             let (bytes, step) = encoder_of_run(&args.run, &options)?;
             write_atomically(&args.out, &bytes)?;
             let value = serde_json::json!({ "out": args.out.to_string_lossy(), "steps": step, "bytes": bytes.len() });
-            output.result(&value, || format!("{}: encoder after {step} steps, {}", args.out.display(), size(&bytes)));
+            output.result(&value, || format!("{}: encoder after {step} steps, {}", args.out.display(), size(&bytes)))?;
         }
         Format::Safetensors => {
             if args.input.is_some() || args.static_shape.is_some() {
@@ -81,7 +81,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
                 text += "load into:\n";
                 load.iter().for_each(|line| text += &format!("  {line}\n"));
             }
-            output.result(&serde_json::json!({ "out": args.out.to_string_lossy(), "steps": step, "bytes": bytes.len(), "load": load }), || text);
+            output.result(&serde_json::json!({ "out": args.out.to_string_lossy(), "steps": step, "bytes": bytes.len(), "load": load }), || text)?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod embed;
 pub mod eval_knn;
 pub mod eval_linear;
+pub mod eval_semisup;
 pub mod export;
 mod options;
 pub mod output;
@@ -75,6 +76,8 @@ pub enum Eval {
     Knn(eval_knn::Args),
     /// Classify test images by a linear classifier on frozen features
     Linear(eval_linear::Args),
+    /// Classify test images by the whole network, fine-tuned with few labels
+    Semisup(eval_semisup::Args),
 }
 
 /// `swav-rt bench`.
@@ -107,6 +110,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args, output),
         Command::Eval(Eval::Knn(args)) => eval_knn::run(args, output),
         Command::Eval(Eval::Linear(args)) => eval_linear::run(args, output),
+        Command::Eval(Eval::Semisup(args)) => eval_semisup::run(args, output),
         Command::Embed(args) => embed::run(args, output),
         Command::Export(args) => export::run(args, output),
         Command::Clusters(args) => clusters::run(args, output),

@@ -1,8 +1,9 @@
 //! What a command says, and how: results on stdout, progress on stderr.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Time between lines of progress where there is no terminal; shorter work has none.
@@ -25,13 +26,16 @@ impl Output {
         self.json
     }
 
-    /// Prints the result of a command: `text` for people or `value` for programs.
-    pub fn result(&self, value: &serde_json::Value, text: impl FnOnce() -> String) {
-        if self.json {
-            println!("{value}");
-        } else {
-            let text = text();
-            println!("{}", text.trim_end_matches('\n'));
+    /// Prints the result of a command: `text` for people or `value` for programs. Who reads it may have seen enough and gone,
+    /// as `head` does: that is no error.
+    ///
+    /// # Errors
+    /// Standard output that cannot be written otherwise.
+    pub fn result(&self, value: &serde_json::Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let text = if self.json { value.to_string() } else { text() };
+        match writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n')) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("printing the result"),
+            _ => Ok(()),
         }
     }
 

@@ -121,7 +121,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         "images": facts.images, "short_side_px": facts.short_side_px, "classes": facts.classes, "expected_hours": expected,
         "reasons": proposal.reasons, "advice": proposal.advice, "preset": proposal.preset, "out": args.out.as_ref().map(|out| out.to_string_lossy()),
     });
-    output.result(&value, || text);
+    output.result(&value, || text)?;
     Ok(())
 }
 

@@ -30,6 +30,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let steps: usize = runs.iter().map(|run| run.metrics.len()).sum();
     output.result(&json!({ "out": out.to_string_lossy(), "runs": runs.len(), "steps": steps }), || {
         format!("{}: {steps} steps of {} runs", out.display(), runs.len())
-    });
+    })?;
     Ok(())
 }

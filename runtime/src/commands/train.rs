@@ -134,7 +134,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         };
         let end = encoder.map(|encoder| encoder.display().to_string()).unwrap_or_else(|| "stopped and saved; go on with".into());
         format!("step {} of {}: {last}\n{end}", summary.steps, summary.total_steps)
-    });
+    })?;
     if let Some((signal, command)) = stopped {
         // Paths in it may be no text.
         if !output.is_json() {

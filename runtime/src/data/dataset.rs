@@ -138,7 +138,7 @@ impl Dataset {
     }
 
     /// Keeps `limit` images drawn at random, in their order (0: all of them). Classes keep their indices.
-    pub fn subset(mut self, limit: usize, seed: u64) -> Dataset {
+    pub fn subset(self, limit: usize, seed: u64) -> Dataset {
         if limit == 0 || limit >= self.entries.len() {
             return self;
         }
@@ -150,7 +150,15 @@ impl Dataset {
         }
         chosen.truncate(limit);
         chosen.sort_unstable();
-        self.entries = chosen.into_iter().map(|index| self.entries[index].clone()).collect();
+        self.select(&chosen)
+    }
+
+    /// Keeps the images of these indices, in the order of the indices. Classes keep theirs.
+    ///
+    /// # Panics
+    /// If an index ≥ [`len`](Self::len).
+    pub fn select(mut self, indices: &[usize]) -> Dataset {
+        self.entries = indices.iter().map(|&index| self.entries[index].clone()).collect();
         self
     }
 

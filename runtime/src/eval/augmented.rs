@@ -61,26 +61,7 @@ pub fn train_on_images(
 ) -> Result<Classifier, EvalError> {
     settings.validate()?;
     let batch_size = settings.batch_size.min(dataset.len());
-    let config = LoaderConfig {
-        crops: Crops {
-            size_crops: vec![augmented.crop_px],
-            nmb_crops: vec![1],
-            min_scale_crops: vec![MIN_SCALE],
-            max_scale_crops: vec![1.0],
-            crops_for_assign: vec![0],
-            jitter: 0.0,
-            blur: 0.0,
-            grayscale: 0.0,
-        },
-        batch_size,
-        micro_batches: 1,
-        seed: settings.seed,
-        workers: augmented.workers,
-        batches_ahead: 2,
-        decode: DecodeOptions::default(),
-        // A substitute would carry another image's label.
-        broken: BrokenPolicy { max_share: 0.0, list: None },
-    };
+    let config = labelled_crops(augmented.crop_px, batch_size, settings.seed, augmented.workers);
     let loader = Loader::new(Arc::clone(dataset), config)?;
     let mut stream = loader.stream(0, 0);
     let mut classifier = None;
@@ -103,6 +84,31 @@ pub fn train_on_images(
         }
     }
     classifier.ok_or(EvalError::Setting { setting: "--train", problem: "expected labelled images, got none".into() })
+}
+
+/// One RandomResizedCrop (scale 0.08 to 1) of every image, mirrored or not, drawn anew in every epoch: what the official
+/// evaluations train on.
+pub(super) fn labelled_crops(crop_px: usize, batch_size: usize, seed: u64, workers: usize) -> LoaderConfig {
+    LoaderConfig {
+        crops: Crops {
+            size_crops: vec![crop_px],
+            nmb_crops: vec![1],
+            min_scale_crops: vec![MIN_SCALE],
+            max_scale_crops: vec![1.0],
+            crops_for_assign: vec![0],
+            jitter: 0.0,
+            blur: 0.0,
+            grayscale: 0.0,
+        },
+        batch_size,
+        micro_batches: 1,
+        seed,
+        workers,
+        batches_ahead: 2,
+        decode: DecodeOptions::default(),
+        // A substitute would carry another image's label.
+        broken: BrokenPolicy { max_share: 0.0, list: None },
+    }
 }
 
 /// f32 [n, F] of crops u8 [n, 3, S, S].

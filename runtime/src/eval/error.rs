@@ -1,5 +1,7 @@
 //! What can go wrong in an evaluation.
 
+use graphgen::artifacts::ArtifactError;
+
 use crate::data::DataError;
 use crate::session::EngineError;
 
@@ -12,6 +14,9 @@ pub enum EvalError {
     /// The encoder.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Graphs that could not be built or written.
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
     /// Images without classes.
     #[error("{name} has no label: an evaluation needs a folder of class folders (or a .tar of one), one folder of images for each class")]
     Unlabelled {

@@ -3,7 +3,7 @@
 //! Wu et al., arXiv 1805.01978, section 3.4, as lightly's benchmarks and DINO use it: cosine similarity, each of the k
 //! nearest training images votes for its class with `exp(similarity / temperature)`.
 
-use ndarray::{Array2, ArrayView1, Axis};
+use ndarray::{Array1, Array2, ArrayView1, Axis};
 
 use super::scores::rank;
 use super::{EvalError, Rankings};
@@ -29,25 +29,23 @@ impl Default for Knn {
 /// Labelled features.
 #[derive(Debug, Clone)]
 pub struct Labelled {
-    /// f32 [N, F], rows of length 1.
+    /// f32 [N, F].
     rows: Array2<f32>,
+    /// Lengths of the rows; 1 for a row of zeros, which is as similar to all others.
+    norms: Vec<f64>,
     labels: Vec<usize>,
 }
 
 impl Labelled {
-    /// Normalises the rows; a row of zeros stays.
+    /// Rows f32 [N, F] of any length with a class each.
     ///
     /// # Panics
     /// If there are not as many labels as rows.
-    pub fn new(mut rows: Array2<f32>, labels: Vec<usize>) -> Labelled {
+    pub fn new(rows: Array2<f32>, labels: Vec<usize>) -> Labelled {
         assert_eq!(rows.nrows(), labels.len(), "one label a row");
-        for mut row in rows.axis_iter_mut(Axis(0)) {
-            let norm = row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
-            if norm > 0.0 {
-                row.mapv_inplace(|value| (f64::from(value) / norm) as f32);
-            }
-        }
-        Labelled { rows, labels }
+        let norm = |row: ArrayView1<f32>| dot(row, row).sqrt();
+        let norms = rows.axis_iter(Axis(0)).map(norm).map(|norm| if norm > 0.0 { norm } else { 1.0 }).collect();
+        Labelled { rows, norms, labels }
     }
 
     /// Number of images.
@@ -108,15 +106,15 @@ pub fn classify(bank: &Labelled, test: &Labelled, classes: usize, settings: &[Kn
 /// Rankings of the test images of one block, for each setting.
 fn rank_block(bank: &Labelled, test: &Labelled, start: usize, classes: usize, settings: &[Knn]) -> Vec<Rankings> {
     let end = (start + BLOCK).min(test.len());
-    let similarities = test.rows.slice(ndarray::s![start..end, ..]).dot(&bank.rows.t());
+    let products = test.rows.slice(ndarray::s![start..end, ..]).dot(&bank.rows.t());
     let most = settings.iter().map(|knn| knn.k).max().unwrap_or(0).min(bank.len());
     let mut rankings: Vec<Rankings> = settings.iter().map(|_| Vec::with_capacity(end - start)).collect();
-    for row in similarities.axis_iter(Axis(0)) {
-        let nearest = nearest(row, most);
+    for (products, image) in products.axis_iter(Axis(0)).zip(start..) {
+        let neighbours = neighbours(bank, test, image, products, most);
         for (knn, rankings) in settings.iter().zip(&mut rankings) {
             let mut votes = vec![0.0; classes];
-            for &index in nearest.iter().take(knn.k) {
-                votes[bank.labels[index]] += (f64::from(row[index]) / knn.temperature).exp();
+            for &(index, similarity) in neighbours.iter().take(knn.k) {
+                votes[bank.labels[index]] += (similarity / knn.temperature).exp();
             }
             let mut ranking = rank(votes.iter().copied());
             ranking.retain(|&class| votes[class] > 0.0);
@@ -124,6 +122,27 @@ fn rank_block(bank: &Labelled, test: &Labelled, start: usize, classes: usize, se
         }
     }
     rankings
+}
+
+/// The `most` nearest images of a test image with their cosine similarities, the nearest first; of equally near ones, the
+/// smaller index first. The f32 products choose the candidates, f64 decides: among tens of thousands of images, the last
+/// neighbour and the next may be closer than f32 can tell.
+fn neighbours(bank: &Labelled, test: &Labelled, image: usize, products: ArrayView1<f32>, most: usize) -> Vec<(usize, f64)> {
+    let length = test.norms[image];
+    let rounded: Array1<f32> = products.iter().zip(&bank.norms).map(|(&product, norm)| (f64::from(product) / (length * norm)) as f32).collect();
+    // A sum of F products is off by F/2 units in the last place of the sum of their absolute values at most, which is 1.
+    let margin = (bank.rows.ncols() + 2) as f32 * f32::EPSILON;
+    let Some(&last) = nearest(rounded.view(), most).last() else { return Vec::new() };
+    let candidates = (0..rounded.len()).filter(|&index| rounded[index] >= rounded[last] - margin);
+    let exact = |index: usize| (index, dot(test.rows.row(image), bank.rows.row(index)) / (length * bank.norms[index]));
+    let mut neighbours: Vec<(usize, f64)> = candidates.map(exact).collect();
+    neighbours.sort_by(|a, b| b.1.total_cmp(&a.1));
+    neighbours.truncate(most);
+    neighbours
+}
+
+fn dot(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
 /// Indices of the `count` largest similarities, the largest first; of equal ones, the smaller index first.
@@ -152,6 +171,15 @@ mod tests {
         let settings = [(3, 0.1), (3, 1.0), (1, 1.0), (200, 0.1)].map(|(k, temperature)| Knn { k, temperature });
         let rankings = classify(&bank, &test, 3, &settings, 1).expect("valid");
         assert_eq!(rankings, [vec![vec![0, 1]], vec![vec![1, 0]], vec![vec![0]], vec![vec![0, 1]]]);
+    }
+
+    #[test]
+    fn neighbours_closer_than_f32_can_tell_are_told_apart() {
+        // 1 − 5.00e-9 and 1 − 4.05e-9 are both 1 in f32.
+        let bank = Labelled::new(array![[1.0, 1e-4], [1.0, 0.9e-4], [0.0, 1.0]], vec![0, 1, 2]);
+        let test = Labelled::new(array![[3.0, 0.0], [0.0, 0.0]], vec![0, 0]);
+        let rankings = classify(&bank, &test, 3, &[Knn { k: 1, temperature: 0.07 }], 1).expect("valid");
+        assert_eq!(rankings[0], [vec![1], vec![0]], "and all are alike to a row of zeros");
     }
 
     #[test]

@@ -77,8 +77,12 @@ impl Classifier {
     pub fn new(features: usize, classes: usize, seed: u64) -> Classifier {
         let mut random = Random::new(seed, Purpose::Classifier, 0, 0);
         let weight = Array2::from_shape_simple_fn((classes, features), || (0.01 * random.normal()) as f32);
-        let zeros = Array2::zeros(weight.dim());
-        Classifier { weight, bias: Array1::zeros(classes), weight_momentum: zeros, bias_momentum: Array1::zeros(classes) }
+        Classifier::from_parameters(weight, Array1::zeros(classes))
+    }
+
+    /// A trained classifier: weight f32 [C, F], bias f32 [C].
+    pub fn from_parameters(weight: Array2<f32>, bias: Array1<f32>) -> Classifier {
+        Classifier { weight_momentum: Array2::zeros(weight.dim()), bias_momentum: Array1::zeros(bias.len()), weight, bias }
     }
 
     /// f32 [N, C] for rows f32 [N, F].

@@ -2,7 +2,7 @@
 
 use graphgen::weights::Weights;
 
-use super::{EngineError, LossScaling, OptimizerState, QueueState, StepOutput, StockEngine};
+use super::{EngineError, EngineState, LossScaling, OptimizerState, QueueState, StepOutput, StockEngine};
 
 /// Which engine runs the graphs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -66,11 +66,19 @@ pub trait Engine {
     /// Missing names and other shapes; nothing changes then.
     fn load_running_statistics(&mut self, statistics: &Weights) -> Result<(), EngineError>;
 
-    /// Momentum and the like.
+    /// All of the state that outlives a step, to be read tensor by tensor where it lies.
     ///
     /// # Errors
     /// Whatever ONNX Runtime reports.
-    fn optimizer_state(&self) -> Result<OptimizerState, EngineError>;
+    fn state(&self) -> Result<EngineState<'_>, EngineError>;
+
+    /// A copy of momentum and the like.
+    ///
+    /// # Errors
+    /// Whatever ONNX Runtime reports.
+    fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
+        self.state()?.optimizer_state()
+    }
 
     /// Overwrites the optimizer's state, to go on after `updates` updates.
     ///
@@ -78,11 +86,13 @@ pub trait Engine {
     /// The state of another network or optimizer; nothing changes then.
     fn load_optimizer_state(&mut self, state: &OptimizerState, updates: u64) -> Result<(), EngineError>;
 
-    /// The queue; `None` without one.
+    /// A copy of the queue; `None` without one.
     ///
     /// # Errors
     /// Whatever ONNX Runtime reports.
-    fn queue_state(&self) -> Result<Option<QueueState>, EngineError>;
+    fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
+        self.state()?.queue_state()
+    }
 
     /// Loss scale and skipped steps; `None` in f32.
     ///
@@ -130,16 +140,12 @@ impl Engine for StockEngine {
         self.load_running_statistics(statistics)
     }
 
-    fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
-        self.optimizer_state()
+    fn state(&self) -> Result<EngineState<'_>, EngineError> {
+        self.state()
     }
 
     fn load_optimizer_state(&mut self, state: &OptimizerState, _updates: u64) -> Result<(), EngineError> {
         self.load_optimizer_state(state)
-    }
-
-    fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
-        self.queue_state()
     }
 
     fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {

@@ -5,6 +5,7 @@ mod assignment;
 mod bound;
 mod encoder;
 mod engine;
+mod engine_state;
 pub mod environment;
 mod nvidia;
 mod options;
@@ -18,6 +19,8 @@ mod training_api;
 
 pub use encoder::{Encoder, EncoderOutput};
 pub use engine::{Engine, EngineKind};
+pub(crate) use engine_state::state_of;
+pub use engine_state::{EngineState, QueueView, StateTensor, StateTensors};
 pub use options::SessionOptions;
 #[cfg(test)]
 pub(crate) use options::creating;

@@ -4,7 +4,8 @@ use graphgen::manifest::TensorSpec;
 use ort::session::IoBinding;
 use ort::value::{DynValue, Tensor};
 
-use super::state::{EngineError, HostInput, Memory, QueueState, copy, dimensions, write, zeros};
+use super::engine_state::{NamedTensor, QueueView};
+use super::state::{EngineError, HostInput, Memory, QueueState, dimensions, write, zeros};
 
 /// The queue's current rows, and those that the last step would go on with.
 pub(super) struct Queue {
@@ -77,9 +78,9 @@ impl Queue {
         (self.filled.data()[0], dimensions(&self.embeddings).get(1).copied().unwrap_or(0))
     }
 
-    pub(super) fn state(&self) -> Result<QueueState, EngineError> {
-        let embeddings = copy(&self.embeddings).map_err(EngineError::run("reading the queue"))?;
-        Ok(QueueState { embeddings, filled: self.filled.data()[0] })
+    /// The current rows, where they lie.
+    pub(super) fn view(&self) -> QueueView<'_> {
+        QueueView { embeddings: Box::new(NamedTensor { name: "queue/embeddings", tensor: &self.embeddings }), filled: self.filled.data()[0] }
     }
 
     /// Overwrites an engine's queue, if it has one.

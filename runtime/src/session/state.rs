@@ -1,5 +1,6 @@
 //! Tensors that live as long as an engine, and are bound to its sessions once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use ort::memory::Allocator;
 use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Tensor};
 
+use super::engine_state::{NamedTensor, StateTensor, StateTensors};
 use super::{ProviderError, SessionOptions};
 
 /// What can go wrong in an engine.
@@ -234,6 +236,11 @@ impl Tensors {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// All tensors, where they lie.
+    pub(crate) fn state(&self) -> StateTensors<'_> {
+        self.0.iter().map(|(name, tensor)| (name.clone(), Box::new(NamedTensor { name, tensor }) as Box<dyn StateTensor>)).collect()
+    }
+
     /// Copies of all tensors.
     pub(crate) fn to_weights(&self) -> Result<Weights, EngineError> {
         let copies = self.0.iter().map(|(name, tensor)| Ok((name.clone(), copy(tensor).map_err(EngineError::run(format!("reading {name}")))?)));
@@ -274,12 +281,17 @@ pub(crate) fn copy(tensor: &Tensor<f32>) -> ort::Result<WeightTensor> {
     Ok(WeightTensor { shape: dimensions(tensor), data: read(tensor)? })
 }
 
-/// The elements of a tensor wherever it is.
+/// A copy of a tensor's elements, wherever it is.
 pub(crate) fn read<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(tensor: &Tensor<T>) -> ort::Result<Vec<T>> {
+    elements(tensor).map(Cow::into_owned)
+}
+
+/// The elements of a tensor: those on a device are copied.
+pub(crate) fn elements<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug>(tensor: &Tensor<T>) -> ort::Result<Cow<'_, [T]>> {
     if tensor.memory_info().is_cpu_accessible() {
-        return Ok(tensor.extract_tensor().1.to_vec());
+        return Ok(Cow::Borrowed(tensor.extract_tensor().1));
     }
     let mut host = zeros::<T>(&dimensions(tensor))?;
     tensor.copy_into(&mut host)?;
-    Ok(host.extract_tensor().1.to_vec())
+    Ok(Cow::Owned(host.extract_tensor().1.to_vec()))
 }

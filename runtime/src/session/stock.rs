@@ -14,11 +14,11 @@ use ort::environment::Environment;
 use ort::session::IoBinding;
 use ort::value::Tensor;
 
-use super::SessionOptions;
 use super::accumulation::Accumulation;
 use super::bound::Bound;
 use super::queue::Queue;
 use super::state::{EngineError, HostInput, OptimizerState, QueueState, Tensors, read, write, zeros};
+use super::{EngineState, SessionOptions};
 
 /// What the forward and backward passes of one step give the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +53,8 @@ pub struct StockEngine {
     /// With several micro-batches a step.
     accumulation: Option<Accumulation>,
     crops: Vec<HostInput<u8>>,
+    /// In supervised training.
+    labels: Option<HostInput<i64>>,
     parameters: Tensors,
     statistics: Tensors,
     gradients: Tensors,
@@ -105,10 +107,15 @@ impl StockEngine {
         if crops.is_empty() {
             return Err(train_step.contract("expected an input crops/0, found none"));
         }
+        let labels = manifest.train_step.inputs.iter().find(|input| input.name == "labels");
+        let labels = labels.map(|input| HostInput::<i64>::zeros(&memory, &input.shape)).transpose().map_err(allocating())?;
 
         let bind_state = |binding: &mut IoBinding, name: &str| {
             if let Some(index) = name.strip_prefix("crops/").and_then(|index| index.parse::<usize>().ok()) {
                 return crops.get(index).map_or(Ok(false), |crops: &HostInput<u8>| crops.bind(binding, name));
+            }
+            if name == "labels" {
+                return labels.as_ref().map_or(Ok(false), |labels| labels.bind(binding, name));
             }
             if name == "loss_scale" {
                 return moments.bind_input(binding, LOSS_SCALE, name);
@@ -163,6 +170,7 @@ impl StockEngine {
             optimizer,
             accumulation,
             crops,
+            labels,
             parameters,
             statistics,
             gradients,
@@ -216,6 +224,19 @@ impl StockEngine {
         let finite = self.gradients_finite.as_ref().map(read).transpose().map_err(EngineError::run("reading gradients_finite"))?;
         let overflowed = finite.is_some_and(|finite| !finite[0]);
         Ok(StepOutput { loss, stats: stats.collect(), overflowed })
+    }
+
+    /// Gives the next steps of supervised training their classes, one for each image.
+    ///
+    /// # Errors
+    /// Graphs that take no labels, or another number of them.
+    pub fn load_labels(&mut self, classes: &[usize]) -> Result<(), EngineError> {
+        let expected = self.labels.as_ref().map_or(0, |labels| labels.data().len());
+        let Some(labels) = self.labels.as_mut().filter(|_| expected == classes.len()) else {
+            return Err(EngineError::State { name: "labels".into(), problem: format!("expected {expected} labels, got {}", classes.len()) });
+        };
+        let classes: Vec<i64> = classes.iter().map(|&class| i64::try_from(class).unwrap_or(i64::MAX)).collect();
+        labels.write(&classes).map_err(EngineError::run("writing the labels"))
     }
 
     /// Loss scale and skipped steps; `None` in f32.
@@ -294,13 +315,16 @@ impl StockEngine {
         self.statistics.load(statistics)
     }
 
-    /// Momentum and the like; in mixed precision also that of loss scaling.
+    /// All of the state that outlives a step; in mixed precision also that of loss scaling.
     ///
     /// # Errors
     /// Whatever ONNX Runtime reports.
-    pub fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
+    pub fn state(&self) -> Result<EngineState<'_>, EngineError> {
         let step = self.step.as_ref().map(read).transpose().map_err(EngineError::run("reading step"))?;
-        Ok(OptimizerState { moments: self.moments.to_weights()?, step: step.map(|step| step[0]) })
+        let mut weights = self.parameters.state();
+        weights.extend(self.statistics.state());
+        let queue = self.queue.as_ref().map(Queue::view);
+        Ok(EngineState { weights, moments: self.moments.state(), step: step.map(|step| step[0]), queue })
     }
 
     /// Overwrites momentum and the like.
@@ -315,14 +339,6 @@ impl StockEngine {
             _ => return Err(EngineError::State { name: "step".into(), problem: "the saved state belongs to another optimizer".into() }),
         }
         self.moments.load(&state.moments)
-    }
-
-    /// The queue; `None` without one.
-    ///
-    /// # Errors
-    /// Whatever ONNX Runtime reports.
-    pub fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
-        self.queue.as_ref().map(Queue::state).transpose()
     }
 
     /// Overwrites the queue.

@@ -4,6 +4,7 @@ use graphgen::manifest::MANIFEST_VERSION;
 use graphgen::preset::{Preset, Target};
 
 use super::*;
+use crate::session::Engine;
 use crate::session::environment::environment;
 
 const ROWS: usize = 4;
@@ -203,6 +204,18 @@ fn a_state_taken_over_goes_on_bit_for_bit() {
     assert_eq!(resumed.weights().expect("read"), whole.weights().expect("read"));
     assert_eq!(resumed.optimizer_state().expect("read"), whole.optimizer_state().expect("read"));
     assert_eq!(resumed.queue_state().expect("read"), whole.queue_state().expect("read"));
+}
+
+#[test]
+fn the_state_is_read_where_it_lies() {
+    let engine = open(&manifest()).expect("open");
+    let state = engine.state().expect("a state");
+    let names: Vec<&str> = state.weights.keys().chain(state.moments.keys()).map(String::as_str).collect();
+    assert_eq!(names, ["bn.running_mean", "w", "momentum/w"]);
+    let queue = state.queue.as_ref().expect("a queue");
+    for tensor in state.weights.values().chain(state.moments.values()).chain([&queue.embeddings]) {
+        assert!(matches!(tensor.read().expect("on the host"), std::borrow::Cow::Borrowed(_)));
+    }
 }
 
 #[test]

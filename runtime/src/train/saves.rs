@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::TrainError;
-use super::checkpoint::{Checkpoint, Retention, prune};
+use super::checkpoint::{Progress, Retention, prune, save};
 use super::files::Files;
+use crate::session::EngineState;
 
 /// Time after which a save that failed is tried again.
 const RETRY: Duration = Duration::from_secs(60);
@@ -47,11 +48,11 @@ impl Saves {
     /// Saves, and removes what need not stay.
     ///
     /// # Errors
-    /// Whatever the file system reports; earlier checkpoints stay then.
-    pub(super) fn save(&mut self, checkpoint: &Checkpoint, retention: Retention) -> Result<(), TrainError> {
+    /// Whatever the file system or the engine reports; earlier checkpoints stay then.
+    pub(super) fn save(&mut self, progress: &Progress, state: &EngineState<'_>, retention: Retention) -> Result<(), TrainError> {
         self.files.create_folder(&self.directory).map_err(TrainError::io(&self.directory))?;
-        checkpoint.save_with(&*self.files, &self.directory)?;
-        self.newest = Some(checkpoint.progress.step);
+        save(&*self.files, &self.directory, progress, state)?;
+        self.newest = Some(progress.step);
         self.retry = None;
         prune(&*self.files, &self.directory, retention)
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use graphgen::artifacts::{self, EncoderOptions};
 use graphgen::preset::Preset;
 
-use super::checkpoint::{self, Checkpoint, Later, Retention, Versions};
+use super::checkpoint::{self, Later, Retention, Versions};
 use super::files::replace;
 use super::fit::{Outcome, Summary};
 use super::guards::{Guards, Response, Strike, ln_k};
@@ -203,7 +203,7 @@ impl Training {
         let train = &self.preset.train;
         let every_steps = train.keep_every as u64 * steps_per_epoch;
         let retention = Retention { last: train.keep_last, every_steps, healthy_step: self.guards.healthy_step(step) };
-        self.saves.save(&Checkpoint::of(self.trainer.engine(), progress)?, retention)
+        self.saves.save(&progress, &self.trainer.engine().state()?, retention)
     }
 
     fn write_encoder(&self) -> Result<PathBuf, TrainError> {

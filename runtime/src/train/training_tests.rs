@@ -8,9 +8,11 @@ use graphgen::preset::Preset;
 use ort::environment::Environment;
 
 use super::*;
+
 use crate::data::synth::{self, SynthConfig};
 use crate::session::EngineKind;
 use crate::session::environment::environment;
+use crate::train::checkpoint::Checkpoint;
 use crate::train::files::faulty::{Faulty, NO_SPACE};
 use crate::train::files::{Disk, Files};
 use crate::train::setup::Setup;

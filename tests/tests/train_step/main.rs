@@ -5,6 +5,7 @@ mod harness;
 use graphgen::artifacts::{export, initial_weights};
 use graphgen::preset::Target;
 use runtime::kernels::KernelSet;
+use runtime::session::Engine;
 use runtime::session::environment::environment;
 use runtime::train::open_engine;
 

@@ -7,6 +7,7 @@
 mod ffi;
 mod micro_batches;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ use super::options::creating;
 use super::queue::Queue;
 use super::state::{Memory, Tensors, dimensions, zeros};
 use super::stock::check_crops;
-use super::{Engine, EngineError, LossScaling, OptimizerState, QueueState, SessionOptions, StepOutput};
+use super::{Engine, EngineError, EngineState, LossScaling, OptimizerState, QueueState, SessionOptions, StateTensor, StateTensors, StepOutput};
 
 /// The training session of a run.
 pub struct TrainingApiEngine {
@@ -86,9 +87,26 @@ impl Source {
     }
 }
 
+/// A parameter or running statistic in a session; it is copied when it is read.
+struct Weight<'a> {
+    trainer: &'a Trainer,
+    spec: &'a TensorSpec,
+}
+
+impl StateTensor for Weight<'_> {
+    fn shape(&self) -> Vec<usize> {
+        self.spec.shape.clone()
+    }
+
+    fn read(&self) -> Result<Cow<'_, [f32]>, EngineError> {
+        let value = self.trainer.checkpoint().get_parameter(&self.spec.name, &Allocator::default());
+        let data = value.and_then(|value| Ok(value.try_extract_tensor::<f32>()?.1.to_vec()));
+        data.map(Cow::Owned).map_err(EngineError::run(format!("reading {}", self.spec.name)))
+    }
+}
+
 fn read(trainer: &Trainer, spec: &TensorSpec) -> Result<(String, WeightTensor), EngineError> {
-    let value = trainer.checkpoint().get_parameter(&spec.name, &Allocator::default());
-    let data = value.and_then(|value| Ok(value.try_extract_tensor::<f32>()?.1.to_vec())).map_err(EngineError::run(format!("reading {}", spec.name)))?;
+    let data = Weight { trainer, spec }.read()?.into_owned();
     Ok((spec.name.clone(), WeightTensor { shape: spec.shape.clone(), data }))
 }
 
@@ -289,17 +307,20 @@ impl Engine for TrainingApiEngine {
         specs.iter().try_for_each(|spec| write(&mut self.trainer, spec, &statistics[&spec.name]))
     }
 
-    fn optimizer_state(&self) -> Result<OptimizerState, EngineError> {
+    /// The moments come through a checkpoint of the training API: they are copies.
+    fn state(&self) -> Result<EngineState<'_>, EngineError> {
         let has_variance = self.source.has_variance();
         let group = self.saved()?.optimizer.ok_or_else(|| self.source.contract("the training API saved no optimizer state"))?;
-        let mut moments = Weights::new();
+        let mut moments = StateTensors::new();
         for (parameter, [momentum, variance]) in group.moments {
             if has_variance {
-                moments.insert(format!("variance/{parameter}"), variance);
+                moments.insert(format!("variance/{parameter}"), Box::new(variance));
             }
-            moments.insert(format!("momentum/{parameter}"), momentum);
+            moments.insert(format!("momentum/{parameter}"), Box::new(momentum));
         }
-        Ok(OptimizerState { moments, step: has_variance.then_some(self.updates) })
+        let weight = |spec| Box::new(Weight { trainer: &self.trainer, spec }) as Box<dyn StateTensor>;
+        let weights = self.source.tensors().map(|spec| (spec.name.clone(), weight(spec))).collect();
+        Ok(EngineState { weights, moments, step: has_variance.then_some(self.updates), queue: self.queue.as_ref().map(Queue::view) })
     }
 
     fn load_optimizer_state(&mut self, state: &OptimizerState, updates: u64) -> Result<(), EngineError> {
@@ -309,10 +330,6 @@ impl Engine for TrainingApiEngine {
         self.trainer = self.source.create(&checkpoint_of(&self.source.manifest, self.weights()?, Some(group)))?;
         self.updates = step;
         Ok(())
-    }
-
-    fn queue_state(&self) -> Result<Option<QueueState>, EngineError> {
-        self.queue.as_ref().map(Queue::state).transpose()
     }
 
     fn loss_scaling(&self) -> Result<Option<LossScaling>, EngineError> {

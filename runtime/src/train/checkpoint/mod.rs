@@ -6,22 +6,24 @@
 //! name, synced and renamed: it is complete or absent.
 
 mod directory;
+mod save;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use graphgen::preset::Preset;
-use graphgen::weights::{Weights, from_safetensors, to_safetensors};
+use graphgen::weights::{Weights, from_safetensors};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::TrainError;
-use super::files::{Disk, Files, file_name, sync_parent, unfinished, write_synced};
+use super::files::{Disk, Files, file_name};
 use super::guards::GuardState;
-use crate::session::{Engine, OptimizerState, QueueState};
+use crate::session::{Engine, EngineState, OptimizerState, QueueState, QueueView, state_of};
 pub use directory::list;
 pub(super) use directory::{Later, Retention, clean, folder_of, newest_up_to, prune};
+pub(super) use save::save;
+use save::sha256;
 
 /// Version of the format; readers refuse others.
 pub const CHECKPOINT_VERSION: u32 = 2;
@@ -97,14 +99,6 @@ struct State {
 type Checksums = BTreeMap<String, String>;
 
 impl Checkpoint {
-    /// Copies the engine's state.
-    ///
-    /// # Errors
-    /// Whatever the engine reports.
-    pub fn of(engine: &dyn Engine, progress: Progress) -> Result<Checkpoint, TrainError> {
-        Ok(Checkpoint { progress, weights: engine.weights()?, optimizer: engine.optimizer_state()?, queue: engine.queue_state()? })
-    }
-
     /// Overwrites the engine's state.
     ///
     /// # Errors
@@ -125,46 +119,13 @@ impl Checkpoint {
     }
 
     pub(super) fn save_with(&self, files: &dyn Files, directory: &Path) -> Result<PathBuf, TrainError> {
-        let folder = folder_of(directory, self.progress.step);
-        let unfinished = unfinished(&folder);
-        let saved = self.write(files, &unfinished).and_then(|()| {
-            directory::remove(files, &folder)?;
-            files.rename(&unfinished, &folder).map_err(TrainError::io(&folder))?;
-            sync_parent(files, &folder)
-        });
-        if saved.is_err() {
-            // What was written may be what fills the disk. If it cannot be removed now, it is when the run starts again.
-            let _ = files.remove_folder(&unfinished);
-        }
-        saved.map(|()| folder)
+        save(files, directory, &self.progress, &self.state())
     }
 
-    /// Writes and syncs a folder with everything.
-    fn write(&self, files: &dyn Files, folder: &Path) -> Result<(), TrainError> {
-        files.remove_folder(folder).map_err(TrainError::io(folder))?;
-        files.create_folder(folder).map_err(TrainError::io(folder))?;
-
-        let mut checksums = Checksums::new();
-        let mut write = |name: &str, bytes: Vec<u8>| {
-            checksums.insert(name.into(), sha256(&bytes));
-            write_synced(files, &folder.join(name), &bytes)
-        };
-        write(WEIGHTS, to_safetensors(&self.weights, &BTreeMap::new()))?;
-        write(OPTIMIZER, to_safetensors(&self.optimizer.moments, &BTreeMap::new()))?;
-        if let Some(queue) = &self.queue {
-            let tensors = Weights::from([("queue/embeddings".to_owned(), queue.embeddings.clone())]);
-            write(QUEUE, to_safetensors(&tensors, &BTreeMap::new()))?;
-        }
-        let state = State {
-            version: CHECKPOINT_VERSION,
-            progress: self.progress.clone(),
-            optimizer_step: self.optimizer.step,
-            queue_filled: self.queue.as_ref().map(|queue| queue.filled),
-        };
-        write(STATE, serde_json::to_vec_pretty(&state).expect("a state has only JSON types"))?;
-        let checksums = serde_json::to_vec_pretty(&checksums).expect("checksums have only JSON types");
-        write_synced(files, &folder.join(CHECKSUMS), &checksums)?;
-        files.sync_folder(folder).map_err(TrainError::io(folder))
+    /// The state that an engine would have.
+    fn state(&self) -> EngineState<'_> {
+        let queue = self.queue.as_ref().map(|queue| QueueView { embeddings: Box::new(&queue.embeddings), filled: queue.filled });
+        EngineState { weights: state_of(&self.weights), moments: state_of(&self.optimizer.moments), step: self.optimizer.step, queue }
     }
 
     /// Reads a checkpoint and checks every byte of it.
@@ -220,10 +181,6 @@ impl Checkpoint {
     pub fn newest(directory: &Path) -> Result<Option<Checkpoint>, TrainError> {
         newest_up_to(directory, u64::MAX)
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

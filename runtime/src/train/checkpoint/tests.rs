@@ -1,8 +1,13 @@
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use graphgen::weights::WeightTensor;
 
 use super::*;
-use crate::train::files::entries;
+use crate::session::{EngineError, StateTensor, StateTensors};
 use crate::train::files::faulty::{BROKEN_DISK, Faulty, NO_SPACE};
+use crate::train::files::{entries, unfinished};
 use crate::train::guards::Guard;
 
 fn checkpoint(step: u64) -> Checkpoint {
@@ -36,6 +41,53 @@ fn a_checkpoint_survives_its_folder() {
     assert_eq!(names(&folder), ["checksums.json", "optimizer.safetensors", "queue.safetensors", "state.json", "weights.safetensors"]);
     let without_queue = Checkpoint { queue: None, ..checkpoint(13) };
     assert_eq!(Checkpoint::load(&without_queue.save(directory.path()).expect("save")).expect("load"), without_queue);
+}
+
+/// A tensor that lies elsewhere, and may be read only when those before it are in the file.
+struct Elsewhere {
+    elements: usize,
+    bytes_before: usize,
+    written: Arc<AtomicUsize>,
+}
+
+impl StateTensor for Elsewhere {
+    fn shape(&self) -> Vec<usize> {
+        vec![self.elements]
+    }
+
+    fn read(&self) -> Result<Cow<'_, [f32]>, EngineError> {
+        let written = self.written.load(Ordering::Relaxed);
+        assert!(written + save::BUFFER > self.bytes_before, "{written} bytes are written, {} were read", self.bytes_before);
+        Ok(Cow::Owned(vec![self.bytes_before as f32; self.elements]))
+    }
+}
+
+#[test]
+fn a_tensor_is_read_when_those_before_it_are_written() {
+    const TENSORS: usize = 8;
+    const ELEMENTS: usize = 100_000;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let files = Faulty::new(usize::MAX, NO_SPACE);
+    // Weights, then moments, then the queue, as a save writes them.
+    let mut count = 0;
+    let mut tensors = |count_of: usize| -> StateTensors<'_> {
+        let tensors = (count..count + count_of).map(|index| {
+            let tensor = Elsewhere { elements: ELEMENTS, bytes_before: 4 * ELEMENTS * index, written: Arc::clone(&files.bytes) };
+            (format!("tensor/{index:02}"), Box::new(tensor) as Box<dyn StateTensor>)
+        });
+        count += count_of;
+        tensors.collect()
+    };
+    let (weights, moments) = (tensors(TENSORS), tensors(TENSORS));
+    let embeddings = tensors(1).into_values().next().expect("one");
+    let state = EngineState { weights, moments, step: None, queue: Some(QueueView { embeddings, filled: 1 }) };
+    let folder = save(&files, directory.path(), &progress(3), &state).expect("save");
+    let loaded = Checkpoint::load(&folder).expect("load");
+    for (name, tensor) in loaded.weights.iter().chain(&loaded.optimizer.moments) {
+        let index: usize = name.trim_start_matches("tensor/").parse().expect("a number");
+        assert_eq!(*tensor, WeightTensor { shape: vec![ELEMENTS], data: vec![(4 * ELEMENTS * index) as f32; ELEMENTS] });
+    }
+    assert_eq!((loaded.weights.len(), loaded.optimizer.moments.len()), (TENSORS, TENSORS));
 }
 
 #[test]

@@ -11,16 +11,18 @@ use super::{Disk, Files, Output};
 pub(in crate::train) const NO_SPACE: i32 = 28;
 pub(in crate::train) const BROKEN_DISK: i32 = 5;
 
-/// Counts operations and lets the one with a number, from 0, fail.
+/// Counts operations and bytes, and lets the one with a number, from 0, fail.
 pub(in crate::train) struct Faulty {
     pub(in crate::train) done: Arc<AtomicUsize>,
+    /// Bytes written.
+    pub(in crate::train) bytes: Arc<AtomicUsize>,
     pub(in crate::train) fails: usize,
     pub(in crate::train) error: i32,
 }
 
 impl Faulty {
     pub(in crate::train) fn new(fails: usize, error: i32) -> Faulty {
-        Faulty { done: Arc::default(), fails, error }
+        Faulty { done: Arc::default(), bytes: Arc::default(), fails, error }
     }
 
     fn next(&self) -> io::Result<()> {
@@ -48,7 +50,9 @@ impl io::Write for FaultyOutput {
             self.owed = Some(error);
             return self.inner.write(&bytes[..bytes.len().div_ceil(2)]);
         }
-        self.inner.write(bytes)
+        let written = self.inner.write(bytes)?;
+        self.files.bytes.fetch_add(written, Ordering::Relaxed);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -65,7 +69,8 @@ impl Output for FaultyOutput {
 
 impl Faulty {
     fn wrap(&self, inner: Box<dyn Output>) -> Box<dyn Output> {
-        Box::new(FaultyOutput { inner, files: Faulty { done: Arc::clone(&self.done), fails: self.fails, error: self.error }, owed: None })
+        let files = Faulty { done: Arc::clone(&self.done), bytes: Arc::clone(&self.bytes), ..*self };
+        Box::new(FaultyOutput { inner, files, owed: None })
     }
 }
 
