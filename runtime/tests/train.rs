@@ -38,7 +38,7 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Folder {
         let folder = Folder(tempfile::tempdir().expect("temporary directory"));
-        synth::write(&folder.images(), &SynthConfig { images: 40, classes: 4, size_px: 24, seed: 1 }).expect("images");
+        synth::write(&folder.images(), &SynthConfig { images: 40, classes: 4, size_px: 24, seed: 1 }, |_| {}).expect("images");
         folder
     }
 
@@ -233,7 +233,7 @@ fn what_does_not_belong_together_is_refused() {
     assert!(error.contains("optim.base_lr (0.3 there, 0.5 here)"), "{error}");
     let error = refused(TrainOptions { resume: Resume::Never, ..folder.options("run", &[]) });
     assert!(error.contains("--resume never") && error.contains("1 steps"), "{error}");
-    synth::write(&folder.run("others"), &SynthConfig { images: 48, classes: 4, size_px: 24, seed: 2 }).expect("images");
+    synth::write(&folder.run("others"), &SynthConfig { images: 48, classes: 4, size_px: 24, seed: 2 }, |_| {}).expect("images");
     let error = refused(TrainOptions { data: vec![folder.run("others")], ..folder.options("run", &[]) });
     assert!(error.contains("other training images"), "{error}");
     folder.train("run", &["train.workers=1"], Some(2));

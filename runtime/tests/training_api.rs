@@ -69,7 +69,7 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Folder {
         let folder = Folder(tempfile::tempdir().expect("temporary directory"));
-        synth::write(&folder.path("images"), &SynthConfig { images: 40, classes: 4, size_px: 24, seed: 1 }).expect("images");
+        synth::write(&folder.path("images"), &SynthConfig { images: 40, classes: 4, size_px: 24, seed: 1 }, |_| {}).expect("images");
         std::fs::write(folder.path("preset.toml"), PRESET).expect("write");
         folder
     }

@@ -48,7 +48,7 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Folder {
         let folder = Folder(tempfile::tempdir().expect("temporary directory"));
-        synth::write(&folder.path("images"), &SynthConfig { images: 24, classes: 2, size_px: 20, seed: 1 }).expect("images");
+        synth::write(&folder.path("images"), &SynthConfig { images: 24, classes: 2, size_px: 20, seed: 1 }, |_| {}).expect("images");
         folder
     }
 

@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_gallery_holds_a_sheet_a_block_and_relative_links() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        synth::write(&folder.path().join("images"), &SynthConfig { images: 4, classes: 2, size_px: 16, seed: 1 }).expect("images");
+        synth::write(&folder.path().join("images"), &SynthConfig { images: 4, classes: 2, size_px: 16, seed: 1 }, |_| {}).expect("images");
         let dataset = Dataset::open(&[folder.path().join("images")]).expect("data set");
         let embeddings = array![[0.8, 0.6], [0.6, 0.8], [1.0, 0.0], [0.0, 1.0]];
         let clusters = Clusters::assign(embeddings.view(), &array![[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], 0.9, 1).expect("valid");

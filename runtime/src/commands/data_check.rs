@@ -32,7 +32,9 @@ pub struct Args {
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let (dataset, problems) = Dataset::open_with_problems(&args.data)?;
     let decode = DecodeOptions { pixel_limit: args.pixel_limit, ..DecodeOptions::default() };
-    let report = check(&dataset, &CheckOptions { min_side_px: args.min_side, workers: args.threads, decode })?;
+    let mut progress = output.progress("images", dataset.len());
+    let report = check(&dataset, &CheckOptions { min_side_px: args.min_side, workers: args.threads, decode }, |done| progress.set(done))?;
+    drop(progress);
     let broken = problems.len() + report.broken.len();
 
     let problems: Vec<String> = problems.iter().map(ToString::to_string).chain(report.broken.iter().cloned()).collect();

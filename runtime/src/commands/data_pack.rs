@@ -55,7 +55,9 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         leave_out_broken: args.leave_out_broken,
         workers: args.threads,
     };
-    let packed = pack(&dataset, &args.out, &options)?;
+    let mut progress = output.progress("images", dataset.len());
+    let packed = pack(&dataset, &args.out, &options, |done| progress.set(done))?;
+    drop(progress);
     for image in &packed.left_out {
         tracing::warn!("left out: {image}");
     }

@@ -31,7 +31,9 @@ pub struct Args {
 /// A folder that is not empty, impossible settings, and files that cannot be written.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let config = SynthConfig { images: args.images, classes: args.classes, size_px: args.size, seed: args.seed };
-    synth::write(&args.out, &config)?;
+    let mut progress = output.progress("images", args.images);
+    synth::write(&args.out, &config, |done| progress.set(done))?;
+    drop(progress);
     let classes = args.classes.min(args.images);
     let value = serde_json::json!({ "out": args.out.to_string_lossy(), "images": args.images, "size_px": args.size, "classes": classes });
     output.result(&value, || format!("{}: {} images of {} px in {classes} classes", args.out.display(), args.images, args.size))?;

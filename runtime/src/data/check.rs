@@ -8,11 +8,14 @@ use sha2::{Digest, Sha256};
 
 use super::dataset::Dataset;
 use super::decode::{DecodeOptions, Decoder, RgbImage};
-use super::each::for_each_image;
+use super::each::{for_each_image, thread_count};
 use super::error::DataError;
 
 /// Lower ends of the histogram's classes of shorter sides, px; the last one is open.
 pub const SIDE_CLASSES_PX: [usize; 9] = [1, 32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+/// Images that a thread looks at between two messages of progress.
+const IMAGES_OF_A_THREAD: usize = 64;
 
 /// Settings of [`check`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,19 +54,25 @@ struct Look {
     size: Result<(usize, usize), DataError>,
 }
 
-/// Reads and decodes every image.
+/// Reads and decodes every image. `progress` gets the number of images done.
 ///
 /// # Errors
 /// Threads that cannot be started. What is wrong with an image stands in the report.
-pub fn check(dataset: &Dataset, options: &CheckOptions) -> Result<CheckReport, DataError> {
-    let looks = for_each_image(0..dataset.len(), options.workers, |(encoded, decoder, image): &mut (Vec<u8>, Decoder, RgbImage), index| {
+pub fn check(dataset: &Dataset, options: &CheckOptions, mut progress: impl FnMut(usize)) -> Result<CheckReport, DataError> {
+    let look = |(encoded, decoder, image): &mut (Vec<u8>, Decoder, RgbImage), index: usize| {
         if let Err(error) = dataset.read_into(index, encoded) {
             return Look { bytes: 0, hash: None, format: None, size: Err(error) };
         }
         let decoded = decoder.decode(encoded, options.decode, image);
         let size = decoded.map(|()| (image.width(), image.height())).map_err(|source| DataError::Image { name: dataset.name(index), source: Box::new(source) });
         Look { bytes: encoded.len() as u64, hash: Some(Sha256::digest(&*encoded).into()), format: other_format(dataset.inner_name(index), encoded), size }
-    })?;
+    };
+    let mut looks = Vec::with_capacity(dataset.len());
+    let run = IMAGES_OF_A_THREAD * thread_count(options.workers);
+    for start in (0..dataset.len()).step_by(run) {
+        looks.extend(for_each_image(start..(start + run).min(dataset.len()), options.workers, look)?);
+        progress(looks.len());
+    }
 
     let mut report = CheckReport { images: dataset.len(), ..CheckReport::default() };
     let mut same: BTreeMap<[u8; 32], Vec<usize>> = BTreeMap::new();

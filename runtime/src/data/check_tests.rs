@@ -80,7 +80,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 fn report(folder: &Path) -> CheckReport {
-    check(&Dataset::open(&[folder.into()]).expect("data set"), &OPTIONS).expect("report")
+    check(&Dataset::open(&[folder.into()]).expect("data set"), &OPTIONS, |_| {}).expect("report")
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn files_and_folders_that_may_not_be_read_are_named() {
     let readable = std::fs::File::open(folder.path().join("class/forbidden.png")).is_ok();
     let opened = Dataset::open_with_problems(&[folder.path().into()]);
     let lines = opened.map(|(dataset, problems)| {
-        let report = check(&dataset, &OPTIONS).expect("report");
+        let report = check(&dataset, &OPTIONS, |_| {}).expect("report");
         problems.iter().map(ToString::to_string).chain(report.broken).collect::<Vec<String>>()
     });
     // The temporary folder can only be removed again if it can be listed.
@@ -171,7 +171,7 @@ fn folders_links_and_pipes_under_names_of_images_are_named() {
     std::os::unix::fs::symlink("..", root.join("class/back")).expect("link");
     let _socket = std::os::unix::net::UnixListener::bind(root.join("class/socket.jpg")).expect("socket");
     let (dataset, problems) = Dataset::open_with_problems(&[PathBuf::from(&root)]).expect("data set");
-    let report = check(&dataset, &OPTIONS).expect("report");
+    let report = check(&dataset, &OPTIONS, |_| {}).expect("report");
     let lines: Vec<String> = problems.iter().map(ToString::to_string).chain(report.broken).collect();
     for name in ["dangling.jpg", "itself.jpg", "back", "socket.jpg"] {
         assert_eq!(lines.iter().filter(|line| line.contains(&format!("class/{name}"))).count(), 1, "{name}: {lines:#?}");

@@ -43,7 +43,7 @@ fn a_crop_larger_than_the_image_is_refused() {
 fn batches_come_in_order_on_any_number_of_threads() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("images");
-    synth::write(&path, &SynthConfig { images: 23, classes: 4, size_px: 16, seed: 3 }).expect("synthetic images");
+    synth::write(&path, &SynthConfig { images: 23, classes: 4, size_px: 16, seed: 3 }, |_| {}).expect("synthetic images");
     let dataset = Arc::new(Dataset::open(&[path]).expect("data set"));
     let load = |workers| {
         let batches = load_eval_batches(Arc::clone(&dataset), EvalTransform::default(), 5, workers).expect("threads");
@@ -69,7 +69,7 @@ fn batches_come_in_order_on_any_number_of_threads() {
 fn images_of_different_sizes_and_broken_ones_are_named() {
     let folder = tempfile::tempdir().expect("temporary folder");
     for (name, size_px) in [("a", 16), ("b", 17)] {
-        synth::write(&folder.path().join(name), &SynthConfig { images: 2, classes: 1, size_px, seed: 3 }).expect("synthetic images");
+        synth::write(&folder.path().join(name), &SynthConfig { images: 2, classes: 1, size_px, seed: 3 }, |_| {}).expect("synthetic images");
     }
     let dataset = Arc::new(Dataset::open(&[folder.path().join("a"), folder.path().join("b")]).expect("data set"));
     for batch_size in [1, 4] {

@@ -18,7 +18,7 @@ use super::*;
 fn small_dataset(images: usize) -> (tempfile::TempDir, Arc<Dataset>) {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("images");
-    synth::write(&path, &SynthConfig { images, classes: 3, size_px: 24, seed: 1 }).expect("synthetic images");
+    synth::write(&path, &SynthConfig { images, classes: 3, size_px: 24, seed: 1 }, |_| {}).expect("synthetic images");
     let dataset = Dataset::open(&[path]).expect("data set");
     (folder, Arc::new(dataset))
 }

@@ -61,11 +61,11 @@ struct Buffers {
 }
 
 /// Writes all images, in their order, into `folder/shard-000000.tar` and so on, and their index last, so that a folder with
-/// an index is complete. The same images and settings give the same bytes.
+/// an index is complete. The same images and settings give the same bytes. `progress` gets the number of images done.
 ///
 /// # Errors
 /// A folder with something in it, names that occur twice, broken images (unless left out), and files that cannot be written.
-pub fn pack(dataset: &Dataset, folder: &Path, options: &PackOptions) -> Result<Packed, DataError> {
+pub fn pack(dataset: &Dataset, folder: &Path, options: &PackOptions, mut progress: impl FnMut(usize)) -> Result<Packed, DataError> {
     let mut names = BTreeSet::new();
     if let Some(name) = (0..dataset.len()).map(|index| dataset.inner_name(index)).find(|name| !names.insert(*name)) {
         return Err(DataError::NameTwice { name: name.into() });
@@ -82,7 +82,7 @@ pub fn pack(dataset: &Dataset, folder: &Path, options: &PackOptions) -> Result<P
     for start in (0..dataset.len()).step_by(run) {
         let indices = start..(start + run).min(dataset.len());
         let encoded = for_each_image(indices.clone(), options.workers, |buffers: &mut Buffers, index| encode(dataset, index, options.reencode, buffers))?;
-        for (index, encoded) in indices.zip(encoded) {
+        for (index, encoded) in indices.clone().zip(encoded) {
             match encoded {
                 Ok((name, bytes)) => {
                     let class = dataset.label(index).map(|label| dataset.class_names()[label].clone());
@@ -93,6 +93,7 @@ pub fn pack(dataset: &Dataset, folder: &Path, options: &PackOptions) -> Result<P
                 Err(error) => return Err(DataError::PackBroken { source: Box::new(error) }),
             }
         }
+        progress(indices.end);
     }
     writer.end_shard()?;
     shard_index::write(folder, &writer.shards, &writer.images)?;

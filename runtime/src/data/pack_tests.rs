@@ -10,7 +10,7 @@ const VERBATIM: PackOptions = PackOptions { shard_bytes: 20_000, reencode: None,
 
 fn photos(folder: &Path) -> PathBuf {
     let path = folder.join("photos");
-    synth::write(&path, &SynthConfig { images: 40, classes: 3, size_px: 48, seed: 1 }).expect("synthetic images");
+    synth::write(&path, &SynthConfig { images: 40, classes: 3, size_px: 48, seed: 1 }, |_| {}).expect("synthetic images");
     let long = path.join("circle-stripes").join(format!("{}.jpg", "x".repeat(130)));
     std::fs::copy(path.join("circle-stripes/000001.jpg"), long).expect("copy");
     path
@@ -30,7 +30,7 @@ fn shards_hold_the_same_images_with_and_without_their_index() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = open(&photos(folder.path()));
     let out = folder.path().join("shards");
-    let Packed { images, shards, bytes, left_out } = pack(&dataset, &out, &VERBATIM).expect("packed");
+    let Packed { images, shards, bytes, left_out } = pack(&dataset, &out, &VERBATIM, |_| {}).expect("packed");
     assert_eq!((images, left_out.len()), (41, 0));
     assert!(shards > 2 && bytes > 40_000, "{shards} shards of {bytes} bytes");
     let packed = open(&out);
@@ -46,13 +46,13 @@ fn packing_twice_gives_the_same_bytes_and_a_folder_in_use_is_refused() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = open(&photos(folder.path()));
     for out in ["a", "b"] {
-        pack(&dataset, &folder.path().join(out), &VERBATIM).expect("packed");
+        pack(&dataset, &folder.path().join(out), &VERBATIM, |_| {}).expect("packed");
     }
     for file in ["index.jsonl", "shard-000000.tar", "shard-000001.tar"] {
         let read = |out: &str| std::fs::read(folder.path().join(out).join(file)).expect("file");
         assert!(read("a") == read("b"), "{file}");
     }
-    assert!(matches!(pack(&dataset, &folder.path().join("a"), &VERBATIM), Err(DataError::NotEmpty { .. })));
+    assert!(matches!(pack(&dataset, &folder.path().join("a"), &VERBATIM, |_| {}), Err(DataError::NotEmpty { .. })));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn reencoding_scales_large_images_and_keeps_small_ones() {
     std::fs::write(path.join("small.jpg"), &small).expect("write");
     let reencode = Some(Reencode { max_side_px: 80, quality: 90, decode: DecodeOptions::default() });
     let out = folder.path().join("shards");
-    pack(&open(&path), &out, &PackOptions { reencode, ..VERBATIM }).expect("packed");
+    pack(&open(&path), &out, &PackOptions { reencode, ..VERBATIM }, |_| {}).expect("packed");
     let packed = open(&out);
     assert_eq!((packed.inner_name(0), packed.inner_name(1)), ("small.jpg", "wide.png.jpg"));
     assert_eq!(packed.read(0).expect("image"), small);
@@ -85,10 +85,10 @@ fn broken_images_are_an_error_or_left_out_by_name() {
     let dataset = open(&path);
     let reencode = Some(Reencode { max_side_px: 32, quality: 90, decode: DecodeOptions::default() });
     let options = PackOptions { reencode, ..VERBATIM };
-    let error = pack(&dataset, &folder.path().join("a"), &options).expect_err("broken").to_string();
+    let error = pack(&dataset, &folder.path().join("a"), &options, |_| {}).expect_err("broken").to_string();
     assert!(error.contains("000002.jpg") && error.contains("--leave-out-broken"), "{error}");
     assert!(!folder.path().join("a/index.jsonl").exists());
-    let packed = pack(&dataset, &folder.path().join("b"), &PackOptions { leave_out_broken: true, ..options }).expect("packed");
+    let packed = pack(&dataset, &folder.path().join("b"), &PackOptions { leave_out_broken: true, ..options }, |_| {}).expect("packed");
     assert_eq!((packed.images, packed.left_out.len()), (40, 1));
     assert!(packed.left_out[0].contains("000002.jpg"));
 }
@@ -97,7 +97,7 @@ fn broken_images_are_an_error_or_left_out_by_name() {
 fn an_index_of_other_shards_is_refused() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let out = folder.path().join("shards");
-    pack(&open(&photos(folder.path())), &out, &VERBATIM).expect("packed");
+    pack(&open(&photos(folder.path())), &out, &VERBATIM, |_| {}).expect("packed");
     let index = std::fs::read_to_string(out.join("index.jsonl")).expect("index");
     let refuse = |text: String, word: &str| {
         std::fs::write(out.join("index.jsonl"), text).expect("write");
@@ -118,5 +118,5 @@ fn two_images_of_one_name_are_refused() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = photos(folder.path());
     let dataset = Dataset::open(&[path.clone(), path]).expect("data set");
-    assert!(matches!(pack(&dataset, &folder.path().join("shards"), &VERBATIM), Err(DataError::NameTwice { .. })));
+    assert!(matches!(pack(&dataset, &folder.path().join("shards"), &VERBATIM, |_| {}), Err(DataError::NameTwice { .. })));
 }

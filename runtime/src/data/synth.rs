@@ -30,11 +30,11 @@ pub struct SynthConfig {
     pub seed: u64,
 }
 
-/// Writes a data set of JPEG files in class folders.
+/// Writes a data set of JPEG files in class folders. `progress` gets the number of images done.
 ///
 /// # Errors
 /// A folder with something in it, impossible settings, and files that cannot be written.
-pub fn write(folder: &Path, config: &SynthConfig) -> Result<(), DataError> {
+pub fn write(folder: &Path, config: &SynthConfig, mut progress: impl FnMut(usize)) -> Result<(), DataError> {
     let SynthConfig { images, classes, size_px, seed } = *config;
     if !(1..=MOST_CLASSES).contains(&classes) {
         return Err(DataError::SynthClasses { classes, most: MOST_CLASSES });
@@ -65,6 +65,7 @@ pub fn write(folder: &Path, config: &SynthConfig) -> Result<(), DataError> {
         let mut bytes = Vec::new();
         Encoder::new(&mut bytes, 92).encode(&rgb, size_px as u16, size_px as u16, ColorType::Rgb).map_err(encode)?;
         fs::write(&path, bytes).map_err(io(&path))?;
+        progress(index + 1);
     }
     Ok(())
 }
@@ -262,17 +263,19 @@ mod tests {
     fn images_are_spread_evenly_and_a_folder_in_use_is_refused() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let config = SynthConfig { images: 7, classes: 3, size_px: 16, seed: 0 };
-        write(folder.path(), &config).expect("written");
+        let mut seen = Vec::new();
+        write(folder.path(), &config, |done| seen.push(done)).expect("written");
+        assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7]);
         let count = |class| fs::read_dir(folder.path().join(class_name(class))).expect("class folder").count();
         assert_eq!([count(0), count(1), count(2)], [3, 2, 2]);
-        assert!(matches!(write(folder.path(), &config), Err(DataError::NotEmpty { .. })));
+        assert!(matches!(write(folder.path(), &config, |_| {}), Err(DataError::NotEmpty { .. })));
         for config in [
             SynthConfig { classes: 0, ..config.clone() },
             SynthConfig { classes: MOST_CLASSES + 1, ..config.clone() },
             SynthConfig { size_px: 8, ..config.clone() },
             SynthConfig { images: 0, ..config.clone() },
         ] {
-            assert!(write(&folder.path().join("new"), &config).is_err(), "{config:?}");
+            assert!(write(&folder.path().join("new"), &config, |_| {}).is_err(), "{config:?}");
         }
     }
 }

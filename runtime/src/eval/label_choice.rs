@@ -90,7 +90,7 @@ mod tests {
     use crate::data::synth::{self, SynthConfig};
 
     fn images(folder: &Path) -> Dataset {
-        synth::write(folder, &SynthConfig { images: 60, classes: 3, size_px: 16, seed: 1 }).expect("images");
+        synth::write(folder, &SynthConfig { images: 60, classes: 3, size_px: 16, seed: 1 }, |_| {}).expect("images");
         Dataset::open(&[folder.into()]).expect("a data set")
     }
 

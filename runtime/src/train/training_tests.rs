@@ -74,7 +74,7 @@ fn weights(run: &Path) -> Checkpoint {
 fn whatever_operation_fails_the_run_goes_on_or_ends_with_a_message_and_can_be_resumed() {
     let folder = tempfile::tempdir().expect("temporary directory");
     let folder = folder.path();
-    synth::write(&folder.join("images"), &SynthConfig { images: 8, classes: 2, size_px: 16, seed: 1 }).expect("images");
+    synth::write(&folder.join("images"), &SynthConfig { images: 8, classes: 2, size_px: 16, seed: 1 }, |_| {}).expect("images");
     let environment = environment().expect("ONNX Runtime is set up");
     let whole = options(folder, "whole");
     let counting = Arc::new(Faulty::new(usize::MAX, NO_SPACE));
