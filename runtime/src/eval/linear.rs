@@ -80,7 +80,7 @@ impl Classifier {
         Classifier::from_parameters(weight, Array1::zeros(classes))
     }
 
-    /// A trained classifier: weight f32 [C, F], bias f32 [C].
+    /// A trained classifier: weight f32 [C, F], bias f32 `[C]`.
     pub fn from_parameters(weight: Array2<f32>, bias: Array1<f32>) -> Classifier {
         Classifier { weight_momentum: Array2::zeros(weight.dim()), bias_momentum: Array1::zeros(bias.len()), weight, bias }
     }
