@@ -208,6 +208,9 @@ fn sum_over_pieces<P: Sync>(
 /// depend on the threads.
 const GROUPS: usize = 16;
 
+/// Sums that a task adds up over the groups.
+const SUMS_AT_ONCE: usize = 4096;
+
 /// As [`sum_over_pieces`], but a piece is added to all of `sums` as soon as it is filled: for sums that fit the cache beside it.
 /// Every group of pieces has sums of its own, which are added up at the end.
 fn sum_by_groups<P: Sync>(
@@ -228,13 +231,15 @@ fn sum_by_groups<P: Sync>(
             add(piece, &values, sums);
         }
     })?;
-    sums.fill(0.0);
-    for group in groups.chunks_exact(sums.len()) {
-        for (sum, value) in sums.iter_mut().zip(group) {
-            *sum += value;
+    let (groups, len) = (&groups, sums.len());
+    for_each(with.parallel, sums.chunks_mut(SUMS_AT_ONCE), |part, sums| {
+        sums.fill(0.0);
+        for group in groups.chunks_exact(len) {
+            for (sum, value) in sums.iter_mut().zip(&group[part * SUMS_AT_ONCE..]) {
+                *sum += value;
+            }
         }
-    }
-    Ok(())
+    })
 }
 
 /// y = x * w; w [out, channels, kernel, kernel].

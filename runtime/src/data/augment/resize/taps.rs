@@ -65,6 +65,8 @@ pub(super) struct Taps {
     pub(super) weights: Vec<i16>,
     /// Weights of a new sample.
     pub(super) count: usize,
+    /// Scratch of as many.
+    values: Vec<f64>,
 }
 
 impl Taps {
@@ -88,8 +90,8 @@ impl Taps {
             2 => places.zip(self.weights.as_chunks_mut::<2>().0).for_each(|((place, &start), weights)| axis.weigh(place, start, weights, &mut [0.0; 2])),
             4 => places.zip(self.weights.as_chunks_mut::<4>().0).for_each(|((place, &start), weights)| axis.weigh(place, start, weights, &mut [0.0; 4])),
             count => {
-                let mut values = vec![0.0; count];
-                places.zip(self.weights.chunks_exact_mut(count)).for_each(|((place, &start), weights)| axis.weigh(place, start, weights, &mut values));
+                self.values.resize(count, 0.0);
+                places.zip(self.weights.chunks_exact_mut(count)).for_each(|((place, &start), weights)| axis.weigh(place, start, weights, &mut self.values));
             }
         }
     }
