@@ -1,38 +1,86 @@
-//! Feature maps with the channels last, and the way there and back.
-//!
-//! ONNX Runtime's maps are channel-major, [C, P]. Products over channels want a pixel's channels side by side.
+//! Channels-last maps as rows of whole panels, and matrices transposed.
 
+use std::ops::Deref;
+
+use super::Resources;
 use super::gemm::PANEL;
+use super::parallel::{KernelError, for_each};
+use super::scratch::Scratch;
+
+/// Elements that make copying a task worth handing to another thread.
+const TASK_ELEMENTS: usize = 16 * 1024;
 
 /// Sides of the blocks that are transposed in registers.
 const BLOCK: usize = 8;
 
-/// Channels of a channels-last map: padded, so that every loop over them is made of whole vectors.
+/// Elements of a row: the channels, padded so that every loop over them is made of whole vectors.
 pub(super) fn padded(channels: usize) -> usize {
     channels.next_multiple_of(PANEL)
 }
 
-/// Copies `pixels` pixels of a channel-major map, whose channels are `plane` elements apart, to rows of `stride` elements.
-/// Padding channels become 0.
-#[inline(always)]
-pub(super) fn to_rows(map: &[f32], plane: usize, channels: usize, pixels: usize, rows: &mut [f32], stride: usize) {
-    transpose(map, plane, channels, pixels, rows, stride);
-    if channels < stride {
-        for row in rows.chunks_mut(stride).take(pixels) {
-            row[channels..].fill(0.0);
+/// A map [pixels][channels] as rows of [`padded`] elements, zeros behind the channels: the map itself where they fill whole
+/// panels, as in every network of a width of 32 or more.
+pub(super) enum PanelRows<'a> {
+    Given(&'a [f32]),
+    Copied(Scratch<'a>),
+}
+
+impl<'a> PanelRows<'a> {
+    pub fn new(with: &Resources<'a>, map: &'a [f32], channels: usize) -> Result<PanelRows<'a>, KernelError> {
+        let stride = padded(channels);
+        if stride == channels {
+            return Ok(PanelRows::Given(map));
+        }
+        let mut rows = with.pool.take(map.len() / channels * stride);
+        let at_once = (TASK_ELEMENTS / stride).max(1);
+        for_each(with.parallel, rows.chunks_mut(at_once * stride).zip(map.chunks(at_once * channels)), |_, (rows, map)| {
+            for (row, pixel) in rows.chunks_exact_mut(stride).zip(map.chunks_exact(channels)) {
+                row[..channels].copy_from_slice(pixel);
+                row[channels..].fill(0.0);
+            }
+        })?;
+        Ok(PanelRows::Copied(rows))
+    }
+}
+
+impl Deref for PanelRows<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            PanelRows::Given(map) => map,
+            PanelRows::Copied(rows) => rows,
         }
     }
 }
 
-/// The reverse of [`to_rows`].
-#[inline(always)]
-pub(super) fn from_rows(rows: &[f32], stride: usize, channels: usize, pixels: usize, map: &mut [f32], plane: usize) {
-    transpose(rows, stride, pixels, channels, map, plane);
+/// Lets `fill` fill a map [pixels][channels] as rows of [`padded`] elements. `addend`: a map of the same shape, handed on
+/// likewise.
+pub(super) fn fill_panel_rows(
+    with: &Resources,
+    map: &mut [f32],
+    channels: usize,
+    addend: Option<&[f32]>,
+    fill: impl FnOnce(&mut [f32], Option<&[f32]>) -> Result<(), KernelError>,
+) -> Result<(), KernelError> {
+    let stride = padded(channels);
+    if stride == channels {
+        return fill(map, addend);
+    }
+    let addend = addend.map(|addend| PanelRows::new(with, addend, channels)).transpose()?;
+    let mut rows = with.pool.take(map.len() / channels * stride);
+    fill(&mut rows, addend.as_deref())?;
+    let at_once = (TASK_ELEMENTS / stride).max(1);
+    for_each(with.parallel, map.chunks_mut(at_once * channels).zip(rows.chunks(at_once * stride)), |_, (map, rows)| {
+        for (pixel, row) in map.chunks_exact_mut(channels).zip(rows.chunks_exact(stride)) {
+            pixel.copy_from_slice(&row[..channels]);
+        }
+    })
 }
 
 /// `to[j][i] = from[i][j]` for i < `height`, j < `width`; rows are `from_stride` and `to_stride` elements apart.
 #[inline(always)]
-fn transpose(from: &[f32], from_stride: usize, height: usize, width: usize, to: &mut [f32], to_stride: usize) {
+pub(super) fn transpose(from: &[f32], from_stride: usize, height: usize, width: usize, to: &mut [f32], to_stride: usize) {
     if height.min(width) < BLOCK {
         for (i, j) in (0..height).flat_map(|i| (0..width).map(move |j| (i, j))) {
             to[j * to_stride + i] = from[i * from_stride + j];

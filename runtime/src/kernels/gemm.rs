@@ -62,8 +62,8 @@ pub(super) struct Gathered<'a> {
     pub depth: usize,
     /// Distance between rows of A.
     pub a_stride: usize,
-    /// The row of A that is all zeros.
-    pub zeros: usize,
+    /// Stands for a row of A that is [`OUTSIDE`]: zeros.
+    pub zeros: &'a [f32],
     /// Distance between rows of C.
     pub c_stride: usize,
 }
@@ -92,9 +92,9 @@ fn gathered_times_panels_in<S: Simd, const ROWS: usize>(simd: S, gathered: &Gath
                     if of_tap == [OUTSIDE; ROWS] {
                         continue;
                     }
-                    let a: [&[f32]; ROWS] = std::array::from_fn(|index| {
-                        let row = if of_tap[index] == OUTSIDE { zeros } else { of_tap[index] as usize };
-                        &a[row * a_stride..][..depth]
+                    let a: [&[f32]; ROWS] = std::array::from_fn(|index| match of_tap[index] {
+                        OUTSIDE => &zeros[..depth],
+                        row => &a[row as usize * a_stride..][..depth],
                     });
                     add_broadcast_rows(simd, depth, a, &b[column..], &mut tile);
                 }

@@ -115,6 +115,11 @@ impl Attributes<'_> {
         (self.int)(name).map(|value| value != 0).ok_or_else(|| format!("attribute {name} is not written at the call site"))
     }
 
+    /// Refuses channels-first maps.
+    pub fn expect_channels_last(&self) -> Result<(), String> {
+        if self.flag("channels_last")? { Ok(()) } else { Err("expected channels-last maps: export the graphs for the target native".into()) }
+    }
+
     /// A number.
     pub fn float(&self, name: &str) -> Result<f32, String> {
         (self.float)(name).ok_or_else(|| format!("attribute {name} is not written at the call site"))

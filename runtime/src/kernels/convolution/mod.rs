@@ -1,8 +1,8 @@
-//! Convolution and its two gradients: `swav::Convolution`, `swav::ConvInputGrad`, `swav::ConvWeightGrad`.
+//! Convolution and its two gradients on channels-last maps: `swav::Convolution`, `swav::ConvInputGrad`,
+//! `swav::ConvWeightGrad`.
 //!
-//! All of them turn small pieces of the maps to channels-last rows in the cache, multiply there with the whole batch
-//! merged, and turn the results back. 3x3 convolutions of stride 1 multiply Winograd's points ([`tiles`]), all others
-//! tap by tap ([`taps`]).
+//! The whole batch is merged into the products, which read and write the maps where they lie. 3x3 convolutions of stride 1
+//! multiply Winograd's points ([`tiles`]), all others tap by tap ([`taps`]).
 
 mod taps;
 mod tiles;
@@ -12,11 +12,12 @@ mod winograd;
 mod tests;
 
 use super::Resources;
+use super::channel_last::{PanelRows, fill_panel_rows};
 use super::gemm::PANEL;
 use super::operator::{Attributes, Dense, Input, Output};
 use super::parallel::{KernelError, for_each};
 
-/// Sizes of a convolution x [batch, channels, height, width] → y [batch, out, out_height, out_width].
+/// Sizes of a convolution x [batch, height, width, channels] → y [batch, out_height, out_width, out].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Geometry {
     pub batch: usize,
@@ -37,6 +38,11 @@ impl Geometry {
         (self.kernel, self.stride, self.padding) == (3, 1, 1) && self.height.min(self.width) >= 3 && self.channels.min(self.out) >= PANEL
     }
 
+    /// Whether every output sees the pixel at its own place and no other.
+    fn is_pointwise(&self) -> bool {
+        (self.kernel, self.stride, self.padding) == (1, 1, 0)
+    }
+
     fn taps(&self) -> usize {
         self.kernel * self.kernel
     }
@@ -54,7 +60,7 @@ impl Geometry {
     /// That of x and y, whose shapes belong together.
     fn new(window: Window, x: &[usize], y: &[usize]) -> Geometry {
         let Window { kernel, stride, padding } = window;
-        Geometry { batch: x[0], channels: x[1], height: x[2], width: x[3], out: y[1], out_height: y[2], out_width: y[3], kernel, stride, padding }
+        Geometry { batch: x[0], height: x[1], width: x[2], channels: x[3], out_height: y[1], out_width: y[2], out: y[3], kernel, stride, padding }
     }
 }
 
@@ -68,6 +74,7 @@ struct Window {
 
 impl Window {
     fn read(attributes: &Attributes) -> Result<Window, String> {
+        attributes.expect_channels_last()?;
         let same = |name: &str| {
             let values = attributes.sizes(name)?;
             let &first = values.first().ok_or_else(|| format!("attribute {name} is empty"))?;
@@ -94,7 +101,7 @@ fn rank_four<const COUNT: usize>(shapes: &[Vec<usize>]) -> Result<[[usize; 4]; C
     shapes.and_then(|shapes| shapes.try_into().ok()).ok_or_else(|| format!("expected {COUNT} tensors of 4 dimensions"))
 }
 
-/// `swav::Convolution`: x [N,C,H,W], w [O,C,k,k] → y [N,O,H',W'].
+/// `swav::Convolution`: x [N,H,W,C], w [O,C,k,k] → y [N,H',W',O].
 pub(super) struct Forward(Window);
 
 impl Dense for Forward {
@@ -108,10 +115,10 @@ impl Dense for Forward {
 
     fn infer(&self, inputs: &[Vec<usize>]) -> Result<Vec<Vec<usize>>, String> {
         let [x, w] = rank_four(inputs)?;
-        if [w[1], w[2], w[3]] != [x[1], self.0.kernel, self.0.kernel] {
+        if [w[1], w[2], w[3]] != [x[3], self.0.kernel, self.0.kernel] {
             return Err(format!("weight {w:?} does not belong to input {x:?} and {:?}", self.0));
         }
-        Ok(vec![vec![x[0], w[0], self.0.output(x[2])?, self.0.output(x[3])?]])
+        Ok(vec![vec![x[0], self.0.output(x[1])?, self.0.output(x[2])?, w[0]]])
     }
 
     fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
@@ -120,7 +127,7 @@ impl Dense for Forward {
     }
 }
 
-/// `swav::ConvInputGrad`: dy [N,O,H',W'], w [O,C,k,k] → dx [N,C,H,W] of size `input_size`.
+/// `swav::ConvInputGrad`: dy [N,H',W',O], w [O,C,k,k] and perhaps an addend → dx [N,H,W,C] of size `input_size`, plus the addend.
 pub(super) struct InputGradient {
     window: Window,
     input_size: [usize; 2],
@@ -128,7 +135,7 @@ pub(super) struct InputGradient {
 
 impl Dense for InputGradient {
     const NAME: &'static str = "ConvInputGrad";
-    const INPUTS: (usize, usize) = (2, 0);
+    const INPUTS: (usize, usize) = (2, 1);
     const OUTPUTS: (usize, usize) = (1, 0);
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
@@ -138,22 +145,26 @@ impl Dense for InputGradient {
     }
 
     fn infer(&self, inputs: &[Vec<usize>]) -> Result<Vec<Vec<usize>>, String> {
-        let [dy, w] = rank_four(inputs)?;
+        let [dy, w] = rank_four(&inputs[..2])?;
         let [height, width] = self.input_size;
-        let expected = [w[0], self.window.output(height)?, self.window.output(width)?];
+        let expected = [self.window.output(height)?, self.window.output(width)?, w[0]];
         if dy[1..] != expected || w[2..] != [self.window.kernel; 2] {
             return Err(format!("gradient {dy:?} and weight {w:?} do not belong to an input of {height} x {width} and {:?}", self.window));
         }
-        Ok(vec![vec![dy[0], w[1], height, width]])
+        let dx = vec![dy[0], height, width, w[1]];
+        if let Some(addend) = inputs.get(2).filter(|addend| **addend != dx) {
+            return Err(format!("expected an addend of the input's shape {dx:?}, got {addend:?}"));
+        }
+        Ok(vec![dx])
     }
 
     fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
-        let ([dy, w], dx) = ([inputs[0], inputs[1]], &mut outputs[0]);
-        input_gradient(with, Geometry::new(self.window, dx.shape, dy.shape), dy.data, w.data, dx.data)
+        let ([dy, w], addend, dx) = ([inputs[0], inputs[1]], inputs.get(2).map(|addend| addend.data), &mut outputs[0]);
+        input_gradient(with, Geometry::new(self.window, dx.shape, dy.shape), dy.data, w.data, addend, dx.data)
     }
 }
 
-/// `swav::ConvWeightGrad`: dy [N,O,H',W'], x [N,C,H,W] → dw [O,C,k,k].
+/// `swav::ConvWeightGrad`: dy [N,H',W',O], x [N,H,W,C] → dw [O,C,k,k].
 pub(super) struct WeightGradient(Window);
 
 impl Dense for WeightGradient {
@@ -167,10 +178,10 @@ impl Dense for WeightGradient {
 
     fn infer(&self, inputs: &[Vec<usize>]) -> Result<Vec<Vec<usize>>, String> {
         let [dy, x] = rank_four(inputs)?;
-        if [dy[0], dy[2], dy[3]] != [x[0], self.0.output(x[2])?, self.0.output(x[3])?] {
+        if dy[..3] != [x[0], self.0.output(x[1])?, self.0.output(x[2])?] {
             return Err(format!("gradient {dy:?} does not belong to input {x:?} and {:?}", self.0));
         }
-        Ok(vec![vec![dy[1], x[1], self.0.kernel, self.0.kernel]])
+        Ok(vec![vec![dy[3], x[3], self.0.kernel, self.0.kernel]])
     }
 
     fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
@@ -242,17 +253,34 @@ fn sum_by_groups<P: Sync>(
     })
 }
 
-/// y = x * w; w [out, channels, kernel, kernel].
-pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
-    if geometry.suits_winograd() { tiles::forward(with, geometry, x, w, y) } else { taps::forward(with, geometry, x, w, y) }
+/// Channels up to which the taps of an output are gathered into one row: a row of a single tap would be mostly padding.
+const FEW_CHANNELS: usize = 8;
+
+/// The rows of x: pixels of few channels stay as they are.
+fn sources<'a>(with: &Resources<'a>, geometry: Geometry, x: &'a [f32]) -> Result<PanelRows<'a>, KernelError> {
+    if geometry.channels <= FEW_CHANNELS { Ok(PanelRows::Given(x)) } else { PanelRows::new(with, x, geometry.channels) }
 }
 
-/// dx from dy and w.
-pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
-    if geometry.suits_winograd() { tiles::input_gradient(with, geometry, dy, w, dx) } else { taps::input_gradient(with, geometry, dy, w, dx) }
+/// y = x * w; w [out, channels, kernel, kernel].
+fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+    let x = sources(with, geometry, x)?;
+    fill_panel_rows(with, y, geometry.out, None, |y, _| match geometry.suits_winograd() {
+        true => tiles::forward(with, geometry, &x, w, y),
+        false => taps::forward(with, geometry, &x, w, y),
+    })
+}
+
+/// dx from dy and w, plus the addend.
+fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], addend: Option<&[f32]>, dx: &mut [f32]) -> Result<(), KernelError> {
+    let dy = PanelRows::new(with, dy, geometry.out)?;
+    fill_panel_rows(with, dx, geometry.channels, addend, |dx, addend| match geometry.suits_winograd() {
+        true => tiles::input_gradient(with, geometry, &dy, w, addend, dx),
+        false => taps::input_gradient(with, geometry, &dy, w, addend, dx),
+    })
 }
 
 /// dw from dy and x.
-pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
-    if geometry.suits_winograd() { tiles::weight_gradient(with, geometry, dy, x, dw) } else { taps::weight_gradient(with, geometry, dy, x, dw) }
+fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
+    let (dy, x) = (PanelRows::new(with, dy, geometry.out)?, sources(with, geometry, x)?);
+    if geometry.suits_winograd() { tiles::weight_gradient(with, geometry, &dy, &x, dw) } else { taps::weight_gradient(with, geometry, &dy, &x, dw) }
 }

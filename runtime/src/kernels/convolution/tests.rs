@@ -7,9 +7,9 @@ fn products(g: Geometry, mut each: impl FnMut(usize, usize, usize)) {
         for (c, a, b, _) in indices([g.channels, g.kernel, g.kernel, 1]) {
             let (row, column) = ((i * g.stride + a).wrapping_sub(g.padding), (j * g.stride + b).wrapping_sub(g.padding));
             if row < g.height && column < g.width {
-                let x = ((n * g.channels + c) * g.height + row) * g.width + column;
+                let x = ((n * g.height + row) * g.width + column) * g.channels + c;
                 let w = ((o * g.channels + c) * g.kernel + a) * g.kernel + b;
-                each(x, w, ((n * g.out + o) * g.out_height + i) * g.out_width + j);
+                each(x, w, ((n * g.out_height + i) * g.out_width + j) * g.out + o);
             }
         }
     }
@@ -48,7 +48,9 @@ fn cases() -> Vec<Geometry> {
         geometry(2, 12, 8, [5, 5], [2, 3, 2]),
         geometry(17, 33, 40, [14, 14], [1, 1, 0]),
         geometry(4, 3, 20, [63, 61], [7, 2, 3]),
-        geometry(2, 1000, 12, [3, 3], [1, 1, 0]),
+        geometry(2, 1024, 12, [3, 3], [1, 1, 0]),
+        geometry(2, 64, 32, [9, 9], [1, 2, 0]),
+        geometry(3, 64, 96, [10, 7], [3, 2, 1]),
     ]
 }
 
@@ -65,9 +67,9 @@ fn check(kernel: impl Fn(Window, Geometry, &Case) -> Vec<f32>, len: impl Fn(&Cas
     for g in cases() {
         let tensor = |shape: [usize; 4], seed| (shape.to_vec(), values(shape.iter().product(), seed));
         let case = Case {
-            x: tensor([g.batch, g.channels, g.height, g.width], 1),
+            x: tensor([g.batch, g.height, g.width, g.channels], 1),
             w: tensor([g.out, g.channels, g.kernel, g.kernel], 2),
-            dy: tensor([g.batch, g.out, g.out_height, g.out_width], 3),
+            dy: tensor([g.batch, g.out_height, g.out_width, g.out], 3),
         };
         let mut expected = vec![0.0; len(&case)];
         products(g, |x, w, y| {
@@ -99,6 +101,20 @@ fn the_input_gradient_is_the_definition() {
         only(run(&InputGradient { window, input_size: [g.height, g.width] }, &[(&case.dy.0, &case.dy.1), (&case.w.0, &case.w.1)]))
     };
     check(kernel, |case| case.x.1.len(), |case, [x, w, y]| (x, f64::from(case.dy.1[y]) * f64::from(case.w.1[w])));
+}
+
+#[test]
+fn the_addend_is_added_to_the_input_gradient() {
+    for g in cases() {
+        let kernel = InputGradient { window: Window { kernel: g.kernel, stride: g.stride, padding: g.padding }, input_size: [g.height, g.width] };
+        let tensor = |shape: [usize; 4], seed| (shape.to_vec(), values(shape.iter().product(), seed));
+        let (dy, w) = (tensor([g.batch, g.out_height, g.out_width, g.out], 1), tensor([g.out, g.channels, g.kernel, g.kernel], 2));
+        let addend = tensor([g.batch, g.height, g.width, g.channels], 3);
+        let without = only(run(&kernel, &[(&dy.0, &dy.1), (&w.0, &w.1)]));
+        let with = only(run(&kernel, &[(&dy.0, &dy.1), (&w.0, &w.1), (&addend.0, &addend.1)]));
+        let expected: Vec<f32> = without.iter().zip(&addend.1).map(|(without, addend)| without + addend).collect();
+        assert!(with == expected, "{g:?}");
+    }
 }
 
 #[test]

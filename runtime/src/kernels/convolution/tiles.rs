@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 
 use super::winograd::{OUTPUT, POINTS, Points, Strip, TAPS, gradient_points, input_points, output_rows, weight_gradient as gather, weight_points};
 use super::{Geometry, Resources, sum_over_pieces};
-use crate::kernels::channel_last::{from_rows, padded, to_rows};
+use crate::kernels::channel_last::padded;
 use crate::kernels::gemm::{PANEL, Shape, add_outer_products, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
@@ -39,23 +39,43 @@ impl Plan {
         self.images * self.rows * self.width.div_ceil(OUTPUT)
     }
 
-    /// Pixels of a strip's inputs and outputs at most, and one more that stands for all outside.
-    fn row_pixels(&self) -> (usize, usize) {
-        let pixels = |rows: usize| rows.min(self.height) * self.width + 1;
-        (pixels(self.rows * OUTPUT + 2), pixels(self.rows * OUTPUT))
+    /// Strips of some images of a batch, whose outputs follow each other: first image, images, strip.
+    fn pieces(self, batch: usize) -> impl Iterator<Item = Piece> {
+        let first = (0..batch).step_by(self.images);
+        first.flat_map(move |image| self.strips().map(move |strip| Piece { image, images: self.images.min(batch - image), strip }))
+    }
+}
+
+/// A strip of some images.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    image: usize,
+    images: usize,
+    strip: Strip,
+}
+
+impl Piece {
+    fn tiles(&self) -> usize {
+        self.images * self.strip.tiles()
+    }
+
+    /// The maps of the piece's images.
+    fn of_images<'a>(&self, maps: &'a [f32], channels: usize) -> std::slice::ChunksExact<'a, f32> {
+        let len = self.strip.height * self.strip.width * channels;
+        maps[self.image * len..][..self.images * len].chunks_exact(len)
     }
 }
 
 /// y = x * w.
 pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
     let Geometry { channels, out, .. } = geometry;
-    convolve(with, geometry, (channels, out), x, |to, from, tap| w[(to * channels + from) * TAPS + tap], y)
+    convolve(with, geometry, (channels, out), x, |to, from, tap| w[(to * channels + from) * TAPS + tap], None, y)
 }
 
-/// dx = dy * w with the channels exchanged and the taps reversed.
-pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
+/// dx = dy * w with the channels exchanged and the taps reversed, plus the addend.
+pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], addend: Option<&[f32]>, dx: &mut [f32]) -> Result<(), KernelError> {
     let Geometry { channels, out, .. } = geometry;
-    convolve(with, geometry, (out, channels), dy, |to, from, tap| w[(from * channels + to) * TAPS + TAPS - 1 - tap], dx)
+    convolve(with, geometry, (out, channels), dy, |to, from, tap| w[(from * channels + to) * TAPS + TAPS - 1 - tap], addend, dx)
 }
 
 /// Convolves maps of `from` channels to maps of `to` channels with the weights (to, from, tap).
@@ -65,6 +85,7 @@ fn convolve(
     (from, to): (usize, usize),
     x: &[f32],
     weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    addend: Option<&[f32]>,
     y: &mut [f32],
 ) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
@@ -77,11 +98,17 @@ fn convolve(
 
     let tiles = (TASK_ELEMENTS / (POINTS * (from_padded + to_padded)) * 2).clamp(24, 192);
     let plan = Plan::new(geometry.height, geometry.width, tiles);
-    let pixels = geometry.pixels();
-    let pieces = x.chunks(plan.images * from * pixels).zip(y.chunks_mut(plan.images * to * pixels));
     let packed = &packed;
-    for_each(parallel, pieces, |_, (x, y)| {
-        arch.dispatch(Convolve { plan, from, to, x, filters, packed, y, pool });
+    let mut rest = y;
+    let parts = plan.pieces(geometry.batch).map(|piece| {
+        let (own, behind) = std::mem::take(&mut rest).split_at_mut(piece.images * piece.strip.output_pixels().1 * to_padded);
+        rest = behind;
+        (piece, own)
+    });
+    for_each(parallel, parts, |_, (piece, y)| {
+        let first = (piece.image * geometry.pixels() + piece.strip.output_pixels().0) * to_padded;
+        let addend = addend.map(|addend| &addend[first..first + y.len()]);
+        arch.dispatch(Convolve { piece, from: from_padded, to: to_padded, x, filters, packed, addend, y, pool });
     })
 }
 
@@ -142,14 +169,16 @@ impl<W: Fn(usize, usize, usize) -> f32> WithSimd for Pack<'_, W> {
     }
 }
 
-/// Convolves some images.
+/// The outputs of a piece.
 struct Convolve<'a> {
-    plan: Plan,
+    piece: Piece,
     from: usize,
     to: usize,
     x: &'a [f32],
     filters: Filters,
     packed: &'a [f32],
+    /// Of the piece, like `y`.
+    addend: Option<&'a [f32]>,
     y: &'a mut [f32],
     pool: &'a ScratchPool,
 }
@@ -159,37 +188,28 @@ impl WithSimd for Convolve<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Convolve { plan, from, to, x, filters, packed, y, pool } = self;
-        let (from_padded, to_padded, pixels) = (padded(from), padded(to), plan.height * plan.width);
-        let (inputs, outputs) = (Points::new(from_padded, plan.tiles()), Points::new(to_padded, plan.tiles()));
-        let (input_pixels, output_pixels) = plan.row_pixels();
-        let mut scratch = pool.take(inputs.len() + outputs.len() + input_pixels * from_padded + output_pixels * to_padded);
-        let (input_values, rest) = scratch.split_at_mut(inputs.len());
-        let (output_values, rest) = rest.split_at_mut(outputs.len());
-        let (input_rows, output_rows_) = rest.split_at_mut(input_pixels * from_padded);
+        let Convolve { piece, from, to, x, filters, packed, addend, y, pool } = self;
+        let (strip, tiles) = (piece.strip, piece.tiles());
+        let (inputs, outputs) = (Points::new(from, tiles), Points::new(to, tiles));
+        let mut scratch = pool.take(inputs.len() + outputs.len());
+        let (input_values, output_values) = scratch.split_at_mut(inputs.len());
 
-        for strip in plan.strips() {
-            let (first, count) = strip.input_pixels();
-            input_rows[count * from_padded..(count + 1) * from_padded].fill(0.0);
-            let (mut tiles, table) = (0, strip.input_table());
-            for x in x.chunks_exact(from * pixels) {
-                to_rows(&x[first..], pixels, from, count, input_rows, from_padded);
-                input_points(simd, &table, input_rows, inputs, tiles, input_values);
-                tiles += strip.tiles();
+        let table = strip.input_table(from);
+        for (image, x) in piece.of_images(x, from).enumerate() {
+            input_points(simd, &table, x, inputs, image * strip.tiles(), input_values);
+        }
+        let shape = Shape { m: tiles, n: PANEL, k: from, a_stride: from, c_stride: to };
+        for point in 0..POINTS {
+            let values = &input_values[point * inputs.stride..];
+            for panel in 0..to / PANEL {
+                let products = &mut output_values[point * outputs.stride + panel * PANEL..];
+                rows_times_panels(simd, shape, values, filters.point(packed, panel, point), products);
             }
-            let shape = Shape { m: tiles, n: PANEL, k: from_padded, a_stride: from_padded, c_stride: to_padded };
-            for point in 0..POINTS {
-                let values = &input_values[point * inputs.stride..];
-                for panel in 0..to_padded / PANEL {
-                    let products = &mut output_values[point * outputs.stride + panel * PANEL..];
-                    rows_times_panels(simd, shape, values, filters.point(packed, panel, point), products);
-                }
-            }
-            let ((first, count), table) = (strip.output_pixels(), strip.output_table());
-            for (image, y) in y.chunks_exact_mut(to * pixels).enumerate() {
-                output_rows(simd, &table, outputs, image * strip.tiles(), output_values, output_rows_);
-                from_rows(output_rows_, to_padded, to, count, &mut y[first..], pixels);
-            }
+        }
+        let (table, len) = (strip.output_table(to), strip.output_pixels().1 * to);
+        for (image, y) in y.chunks_exact_mut(len).enumerate() {
+            let addend = addend.map(|addend| &addend[image * len..][..len]);
+            output_rows(simd, &table, outputs, image * strip.tiles(), output_values, y, addend);
         }
     }
 }
@@ -198,23 +218,19 @@ impl WithSimd for Convolve<'_> {
 pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
     let &Resources { parallel, pool, arch } = with;
     let Geometry { channels, out, height, width, batch, .. } = geometry;
-    let (channels_padded, out_padded, pixels) = (padded(channels), padded(out), geometry.pixels());
+    let (channels_padded, out_padded) = (padded(channels), padded(out));
     let tiles = (TASK_ELEMENTS / (POINTS * (channels_padded + out_padded)) * 2).clamp(64, 192);
     let plan = Plan::new(height, width, tiles);
     let layouts = (Points::new(channels_padded, plan.tiles()), Points::new(out_padded, plan.tiles()));
     let piece_len = layouts.0.len() + layouts.1.len();
-    let pieces: Vec<(usize, Strip)> = (0..batch).step_by(plan.images).flat_map(|image| plan.strips().map(move |strip| (image, strip))).collect();
+    let pieces: Vec<Piece> = plan.pieces(batch).collect();
 
     // [point][channels][out], no power of two apart.
     let point_len = channels_padded * out_padded + 16;
     let mut sums = pool.take(point_len * POINTS);
-    let fill = |&(image, strip): &(usize, Strip), values: &mut [f32]| {
-        let images = plan.images.min(batch - image);
-        let part = |maps, channels: usize| maps_of(maps, image, images, channels * pixels);
-        arch.dispatch(Transform { plan, strip, channels, out, x: part(x, channels), dy: part(dy, out), layouts, values, pool });
-    };
+    let fill = |&piece: &Piece, values: &mut [f32]| arch.dispatch(Transform { piece, x, dy, layouts, values });
     sum_over_pieces(with, &pieces, piece_len, fill, (&mut sums, point_len), |pieces, values, point, sums| {
-        arch.dispatch(Accumulate { plan, pieces, batch, point, layouts, values, sums });
+        arch.dispatch(Accumulate { pieces, point, layouts, values, sums });
     })?;
     let sums = &sums;
     for_each(parallel, dw.chunks_mut(PANEL * channels * TAPS), |panel, dw| {
@@ -222,21 +238,13 @@ pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], 
     })
 }
 
-fn maps_of(maps: &[f32], image: usize, images: usize, len: usize) -> &[f32] {
-    &maps[image * len..(image + images) * len]
-}
-
 /// The points of x and dy of one piece.
 struct Transform<'a> {
-    plan: Plan,
-    strip: Strip,
-    channels: usize,
-    out: usize,
+    piece: Piece,
     x: &'a [f32],
     dy: &'a [f32],
     layouts: (Points, Points),
     values: &'a mut [f32],
-    pool: &'a ScratchPool,
 }
 
 impl WithSimd for Transform<'_> {
@@ -244,32 +252,23 @@ impl WithSimd for Transform<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Transform { plan, strip, channels, out, x, dy, layouts, values, pool } = self;
-        let (channels_padded, out_padded, pixels) = (padded(channels), padded(out), plan.height * plan.width);
+        let Transform { piece, x, dy, layouts, values } = self;
+        let (strip, (channels, out)) = (piece.strip, (layouts.0.channels, layouts.1.channels));
         let (x_values, dy_values) = values.split_at_mut(layouts.0.len());
-        let (input_pixels, output_pixels) = plan.row_pixels();
-        let mut rows = pool.take((input_pixels * channels_padded).max(output_pixels * out_padded));
-
-        let ((first, count), table) = (strip.input_pixels(), strip.input_table());
-        rows[count * channels_padded..(count + 1) * channels_padded].fill(0.0);
-        for (image, x) in x.chunks_exact(channels * pixels).enumerate() {
-            to_rows(&x[first..], pixels, channels, count, &mut rows, channels_padded);
-            input_points(simd, &table, &rows, layouts.0, image * strip.tiles(), x_values);
+        let table = strip.input_table(channels);
+        for (image, x) in piece.of_images(x, channels).enumerate() {
+            input_points(simd, &table, x, layouts.0, image * strip.tiles(), x_values);
         }
-        let ((first, count), table) = (strip.output_pixels(), strip.output_table());
-        rows[count * out_padded..(count + 1) * out_padded].fill(0.0);
-        for (image, dy) in dy.chunks_exact(out * pixels).enumerate() {
-            to_rows(&dy[first..], pixels, out, count, &mut rows, out_padded);
-            gradient_points(simd, &table, &rows, layouts.1, image * strip.tiles(), dy_values);
+        let ((first, count), table) = (strip.output_pixels(), strip.output_table(out));
+        for (image, dy) in piece.of_images(dy, out).enumerate() {
+            gradient_points(simd, &table, &dy[first * out..][..count * out], layouts.1, image * strip.tiles(), dy_values);
         }
     }
 }
 
 /// Adds the products of all pieces at one point.
 struct Accumulate<'a> {
-    plan: Plan,
-    pieces: &'a [(usize, Strip)],
-    batch: usize,
+    pieces: &'a [Piece],
     point: usize,
     layouts: (Points, Points),
     values: &'a [f32],
@@ -281,11 +280,10 @@ impl WithSimd for Accumulate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Accumulate { plan, pieces, batch, point, layouts: (x, dy), values, sums } = self;
-        for (&(image, strip), values) in pieces.iter().zip(values.chunks_exact(x.len() + dy.len())) {
+        let Accumulate { pieces, point, layouts: (x, dy), values, sums } = self;
+        for (piece, values) in pieces.iter().zip(values.chunks_exact(x.len() + dy.len())) {
             let (x_values, dy_values) = values.split_at(x.len());
-            let tiles = plan.images.min(batch - image) * strip.tiles();
-            let pairs = x_values[point * x.stride..].chunks(x.channels).zip(dy_values[point * dy.stride..].chunks(dy.channels)).take(tiles);
+            let pairs = x_values[point * x.stride..].chunks(x.channels).zip(dy_values[point * dy.stride..].chunks(dy.channels)).take(piece.tiles());
             add_outer_products(simd, (x.channels, dy.channels, dy.channels), pairs, sums);
         }
     }

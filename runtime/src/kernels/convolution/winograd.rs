@@ -40,13 +40,6 @@ impl Strip {
         self.rows * self.width.div_ceil(OUTPUT)
     }
 
-    /// Pixels of the input that the strip reads: first, and count.
-    pub fn input_pixels(&self) -> (usize, usize) {
-        let first = (self.first * OUTPUT).saturating_sub(1);
-        let last = ((self.first + self.rows) * OUTPUT + 1).min(self.height);
-        (first * self.width, (last - first) * self.width)
-    }
-
     /// Pixels of the output that the strip writes: first, and count.
     pub fn output_pixels(&self) -> (usize, usize) {
         let first = self.first * OUTPUT;
@@ -54,32 +47,31 @@ impl Strip {
         (first * self.width, (last - first) * self.width)
     }
 
-    /// The pixels that each tile reads, counted from the first of [`input_pixels`](Self::input_pixels); the one behind the
-    /// last stands for all outside.
-    pub fn input_table(&self) -> Table<INPUT> {
-        let (first, count) = self.input_pixels();
-        (0..self.tiles()).map(|tile| self.pixels(tile, 1, first, count)).collect()
+    /// Where the pixels that each tile reads begin in a map of `channels` channels, or [`OUTSIDE`].
+    pub fn input_table(&self, channels: usize) -> Table<INPUT> {
+        (0..self.tiles()).map(|tile| self.pixels(tile, 1, 0, channels)).collect()
     }
 
-    /// The pixels that each tile writes, as in [`input_table`](Self::input_table).
-    pub fn output_table(&self) -> Table<OUTPUT> {
-        let (first, count) = self.output_pixels();
-        (0..self.tiles()).map(|tile| self.pixels(tile, 0, first, count)).collect()
+    /// Where the pixels that each tile writes begin, counted from the first of [`output_pixels`](Self::output_pixels).
+    pub fn output_table(&self, channels: usize) -> Table<OUTPUT> {
+        (0..self.tiles()).map(|tile| self.pixels(tile, 0, self.output_pixels().0, channels)).collect()
     }
 
-    /// Where a tile's pixels are, counted from the strip's first pixel of that kind; those outside are `outside`.
-    fn pixels<const SIDE: usize>(&self, tile: usize, margin: usize, first_pixel: usize, outside: usize) -> [[usize; SIDE]; SIDE] {
+    fn pixels<const SIDE: usize>(&self, tile: usize, margin: usize, first_pixel: usize, channels: usize) -> [[usize; SIDE]; SIDE] {
         let across = self.width.div_ceil(OUTPUT);
         let (top, left) = ((self.first + tile / across) * OUTPUT, tile % across * OUTPUT);
         std::array::from_fn(|i| {
             std::array::from_fn(|j| {
                 let (y, x) = (top + i, left + j);
                 let inside = (margin..self.height + margin).contains(&y) && (margin..self.width + margin).contains(&x);
-                if inside { (y - margin) * self.width + x - margin - first_pixel } else { outside }
+                if inside { ((y - margin) * self.width + x - margin - first_pixel) * channels } else { OUTSIDE }
             })
         })
     }
 }
+
+/// Stands for the place of a pixel that is not on the map: zeros to read, and nothing to write.
+const OUTSIDE: usize = usize::MAX;
 
 /// One of Winograd's matrices, applied to vectors.
 ///
@@ -229,25 +221,43 @@ fn both_ways<T: Transform<FROM, TO>, S: Simd, const FROM: usize, const TO: usize
     }
 }
 
-/// A tile's pixels in rows of channels.
-struct Pixels<'a, R, const SIDE: usize> {
-    rows: R,
+/// A tile's pixels in a channels-last map.
+struct Pixels<'a, M, const SIDE: usize> {
+    map: M,
+    /// Where they begin, or [`OUTSIDE`].
     pixels: &'a [[usize; SIDE]; SIDE],
-    channels: usize,
     channel: usize,
 }
 
 impl<S: Simd, const SIDE: usize> Source<S> for Pixels<'_, &[f32], SIDE> {
     #[inline(always)]
     fn vector(&self, simd: S, row: usize, column: usize) -> S::f32s {
-        load(simd, self.rows, self.pixels[row][column] * self.channels + self.channel)
+        match self.pixels[row][column] {
+            OUTSIDE => simd.splat_f32s(0.0),
+            pixel => load(simd, self.map, pixel + self.channel),
+        }
     }
 }
 
-impl<S: Simd, const SIDE: usize> Sink<S> for Pixels<'_, &mut [f32], SIDE> {
+/// Outputs and what is added to them.
+struct Sums<'a> {
+    outputs: &'a mut [f32],
+    addend: Option<&'a [f32]>,
+}
+
+impl<S: Simd, const SIDE: usize> Sink<S> for Pixels<'_, Sums<'_>, SIDE> {
     #[inline(always)]
     fn put(&mut self, simd: S, row: usize, column: usize, vector: S::f32s) {
-        store(simd, vector, self.rows, self.pixels[row][column] * self.channels + self.channel);
+        let pixel = self.pixels[row][column];
+        if pixel == OUTSIDE {
+            return;
+        }
+        let place = pixel + self.channel;
+        let vector = match self.map.addend {
+            Some(addend) => simd.add_f32s(vector, load(simd, addend, place)),
+            None => vector,
+        };
+        store(simd, vector, self.map.outputs, place);
     }
 }
 
@@ -296,41 +306,46 @@ impl Points {
 /// Pixels of every tile of a strip.
 pub(super) type Table<const SIDE: usize> = Vec<[[usize; SIDE]; SIDE]>;
 
-/// Transforms a strip's tiles. `rows`: the pixels of [`Strip::input_pixels`] and one more, zeros, [·, channels]; the first
-/// tile is written as number `first_tile`.
+/// Transforms a strip's tiles of a map; the first tile is written as number `first_tile`.
 #[inline(always)]
-pub(super) fn input_points<S: Simd>(simd: S, table: &Table<INPUT>, rows: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
+pub(super) fn input_points<S: Simd>(simd: S, table: &Table<INPUT>, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
     for (tile, pixels) in table.iter().enumerate() {
         for channel in (0..layout.channels).step_by(S::F32_LANES) {
-            let source = Pixels { rows, pixels, channels: layout.channels, channel };
             let start = (first_tile + tile) * layout.channels + channel;
             let mut sink = Spaced { values: &mut *points, side: INPUT, stride: layout.stride, start };
-            both_ways::<Input, S, _, _>(simd, &source, &mut sink);
+            both_ways::<Input, S, _, _>(simd, &Pixels { map, pixels, channel }, &mut sink);
         }
     }
 }
 
-/// Transforms a strip's tiles of the output's gradient. `rows`: the pixels of [`Strip::output_pixels`] and one more, zeros.
+/// Transforms a strip's tiles of the output's gradient, `map` being the strip's pixels.
 #[inline(always)]
-pub(super) fn gradient_points<S: Simd>(simd: S, table: &Table<OUTPUT>, rows: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
+pub(super) fn gradient_points<S: Simd>(simd: S, table: &Table<OUTPUT>, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
     for (tile, pixels) in table.iter().enumerate() {
         for channel in (0..layout.channels).step_by(S::F32_LANES) {
-            let source = Pixels { rows, pixels, channels: layout.channels, channel };
             let start = (first_tile + tile) * layout.channels + channel;
             let mut sink = Spaced { values: &mut *points, side: INPUT, stride: layout.stride, start };
-            both_ways::<OutputGradient, S, _, _>(simd, &source, &mut sink);
+            both_ways::<OutputGradient, S, _, _>(simd, &Pixels { map, pixels, channel }, &mut sink);
         }
     }
 }
 
-/// Transforms products back. `rows`: the pixels of [`Strip::output_pixels`], and one more for what lies outside.
+/// Transforms products back to the strip's pixels of the output, and adds what is to be added.
 #[inline(always)]
-pub(super) fn output_rows<S: Simd>(simd: S, table: &Table<OUTPUT>, layout: Points, first_tile: usize, points: &[f32], rows: &mut [f32]) {
+pub(super) fn output_rows<S: Simd>(
+    simd: S,
+    table: &Table<OUTPUT>,
+    layout: Points,
+    first_tile: usize,
+    points: &[f32],
+    outputs: &mut [f32],
+    addend: Option<&[f32]>,
+) {
     for (tile, pixels) in table.iter().enumerate() {
         for channel in (0..layout.channels).step_by(S::F32_LANES) {
             let start = (first_tile + tile) * layout.channels + channel;
             let source = Spaced { values: points, side: INPUT, stride: layout.stride, start };
-            let mut sink = Pixels { rows: &mut *rows, pixels, channels: layout.channels, channel };
+            let mut sink = Pixels { map: Sums { outputs: &mut *outputs, addend }, pixels, channel };
             both_ways::<Output, S, _, _>(simd, &source, &mut sink);
         }
     }
