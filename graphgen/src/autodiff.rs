@@ -27,17 +27,22 @@ pub fn gradients(graph: &mut Graph, scalar: ValueId, with_respect_to: &[ValueId]
             continue;
         }
         let (op, inputs, outputs) = (node.op.clone(), node.inputs.clone(), node.outputs.clone());
-        let input_gradients = graph.scoped_like(index, |graph| {
-            let mut cx = Vjp { graph, operator: op.name(), inputs: inputs.clone(), outputs, gradients: output_gradients, needed: needed.clone() };
-            op.vjp(&mut cx)
+        // Of an input that stands there twice the first one's gradient comes in between.
+        let sum_of = |(place, input)| if inputs[..place].contains(input) { None } else { gradients.get(input).copied() };
+        let sums: Vec<Option<ValueId>> = inputs.iter().enumerate().map(sum_of).collect();
+        let (input_gradients, left) = graph.scoped_like(index, |graph| {
+            let (inputs, needed, sums) = (inputs.clone(), needed.clone(), sums.clone());
+            let mut cx = Vjp { graph, operator: op.name(), inputs, outputs, gradients: output_gradients, needed, sums };
+            op.vjp(&mut cx).map(|gradients| (gradients, cx.sums))
         })?;
-        for ((&input, gradient), needed) in inputs.iter().zip(input_gradients).zip(needed) {
+        let taken = sums.iter().zip(&left).map(|(before, after)| before != after);
+        for (((&input, gradient), needed), taken) in inputs.iter().zip(input_gradients).zip(needed).zip(taken) {
             let (Some(gradient), true) = (gradient, needed) else { continue };
             graph.scoped_like(index, |graph| {
                 let gradient = undo_broadcast(graph, gradient, input)?;
                 let total = match gradients.get(&input) {
-                    Some(&other) => graph.add(other, gradient)?,
-                    None => gradient,
+                    Some(&other) if !taken => graph.add(other, gradient)?,
+                    _ => gradient,
                 };
                 gradients.insert(input, total);
                 Ok::<_, GraphError>(())

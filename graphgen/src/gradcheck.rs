@@ -104,6 +104,7 @@ pub fn check_gradients_at(op: impl Into<Op>, types: &[TensorType], differentiabl
 mod tests {
     use super::*;
     use crate::ops::conv::Window;
+    use crate::ops::layout::Layout;
     use crate::ops::*;
 
     fn f32(shape: &[usize]) -> TensorType {
@@ -218,7 +219,34 @@ mod tests {
         for (kernel, stride, padding, size) in [(1, 1, 0, 4), (1, 2, 0, 5), (3, 1, 1, 5), (3, 2, 1, 6), (3, 2, 1, 5), (7, 2, 3, 9), (3, 1, 0, 5)] {
             let window = Window { kernel, stride, padding };
             let types = [f32(&[2, 2, size, size + 1]), f32(&[3, 2, kernel, kernel])];
-            check_gradients(Convolution { window }, &types, &[true, true]);
+            check_gradients(Convolution { window, layout: Layout::ChannelsFirst }, &types, &[true, true]);
+            let types = [f32(&[2, size, size + 1, 2]), f32(&[3, 2, kernel, kernel])];
+            check_gradients(Convolution { window, layout: Layout::ChannelsLast }, &types, &[true, true]);
+        }
+    }
+
+    #[test]
+    fn convolutions_of_one_input_and_of_sums() {
+        let window = Window { kernel: 3, stride: 1, padding: 1 };
+        for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+            let mut graph = Graph::new();
+            let (x, w) = (graph.input("x", f32(&[2, 3, 3, 3])), graph.input("w", f32(&[3, 3, 3, 3])));
+            let convolution = Convolution { window, layout };
+            let a = graph.apply(convolution.clone(), &[x, w]).expect("valid");
+            let b = graph.apply(convolution.clone(), &[a, w]).expect("valid");
+            let sum = graph.add(a, b).expect("valid");
+            let c = graph.apply(convolution, &[sum, w]).expect("valid");
+            let all = graph.add(c, sum).expect("valid");
+            // x also meets itself: both of the product's places get a gradient.
+            let square = graph.mul(x, x).expect("valid");
+            let all = graph.mul(all, square).expect("valid");
+            let scalar = graph.reduce_sum(all, &[0, 1, 2, 3], false).expect("valid");
+            let inputs = random_inputs(&graph, 3);
+            let error = largest_gradient_error(&mut graph, scalar, &[x, w], &inputs).expect("known");
+            assert!(error < 1e-6, "{layout:?}: {error:e}");
+            let with_addend = graph.nodes().iter().filter(|node| node.op.name() == "ConvInputGrad" && node.inputs.len() == 3).count();
+            // The gradients of a, of sum and of x come from two readers each.
+            assert_eq!(with_addend, if layout == Layout::ChannelsLast { 3 } else { 0 }, "{layout:?}");
         }
     }
 
@@ -227,6 +255,18 @@ mod tests {
         check_gradients(MaxPool { window: Window { kernel: 3, stride: 2, padding: 1 } }, &[f32(&[2, 2, 6, 7])], &[true]);
         check_gradients(MaxPool { window: Window { kernel: 2, stride: 2, padding: 0 } }, &[f32(&[1, 2, 5, 4])], &[true]);
         check_gradients(GlobalAveragePool, &[f32(&[2, 3, 2, 4])], &[true]);
+        for (kernel, stride, padding) in [(3, 2, 1), (2, 2, 0), (4, 1, 1)] {
+            let window = Window { kernel, stride, padding };
+            // Maps narrower than the window, whose taps then lie on the padding, among them.
+            for [height, width] in [[6, 7], [5, 2], [2, 5]] {
+                let fits = window.output(height).is_some() && window.output(width).is_some();
+                for (layout, shape) in [(Layout::ChannelsFirst, [2, 3, height, width]), (Layout::ChannelsLast, [2, height, width, 3])] {
+                    if fits {
+                        check_gradients(MaxPoolTrain { window, layout }, &[f32(&shape)], &[true]);
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -234,13 +274,14 @@ mod tests {
         check_gradients(L2Normalize { epsilon: 1e-12 }, &[f32(&[3, 5])], &[true]);
         check_gradients(Softmax, &[f32(&[3, 5])], &[true]);
         check_gradients(LogSoftmax, &[f32(&[3, 5])], &[true]);
-        for shape in [&[6, 3][..], &[3, 2, 2, 3]] {
-            let channels = f32(&[shape[1]]);
+        let (first, last) = (Layout::ChannelsFirst, Layout::ChannelsLast);
+        for (layout, shape) in [(first, &[6, 3][..]), (first, &[3, 2, 2, 3]), (last, &[3, 2, 3, 2])] {
+            let channels = f32(&[if layout == last { shape[3] } else { shape[1] }]);
             for relu in [false, true] {
                 let inputs = [f32(shape), channels.clone(), channels.clone(), f32(shape)];
-                check_gradients(BatchNormTrain { epsilon: 1e-5, relu }, &inputs[..3], &[true; 3]);
+                check_gradients(BatchNormTrain { epsilon: 1e-5, relu, layout }, &inputs[..3], &[true; 3]);
                 if relu {
-                    check_gradients(BatchNormTrain { epsilon: 1e-5, relu }, &inputs, &[true; 4]);
+                    check_gradients(BatchNormTrain { epsilon: 1e-5, relu, layout }, &inputs, &[true; 4]);
                 }
             }
         }

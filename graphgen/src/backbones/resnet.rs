@@ -2,11 +2,10 @@
 
 use crate::ir::{Graph, GraphError, ValueId};
 use crate::nn::{ConvSpec, Layers, Then};
-use crate::ops::MaxPool;
 use crate::ops::conv::Window;
 use crate::preset::{Arch, Model, Stem};
 
-/// The encoder of a preset: x f32 [N,3,H,W], normalised → pooled features [N, [`features`](Self::features)].
+/// The encoder of a preset: normalised x f32 [N,3,H,W], or as the layers take it → pooled features [N, [`features`](Self::features)].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResNet {
     /// Channels of the stem and the first stage.
@@ -68,7 +67,7 @@ impl ResNet {
         };
         let x = layers.conv_batch_norm(g, "conv1", "bn1", x, spec, Then::Relu)?;
         match self.stem {
-            Stem::ImageNet => Ok(g.scoped("maxpool", |g| g.apply_all(MaxPool { window: Window { kernel: 3, stride: 2, padding: 1 } }, &[x]))?[0]),
+            Stem::ImageNet => g.scoped("maxpool", |g| layers.max_pool(g, x, Window { kernel: 3, stride: 2, padding: 1 })),
             Stem::Small => Ok(x),
         }
     }

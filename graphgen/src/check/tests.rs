@@ -8,6 +8,7 @@ use crate::functions::max_pool_grad::MaxPoolGrad;
 use crate::ir::{DType, Graph, TensorType};
 use crate::onnx::{ModelOptions, read_model, write_model};
 use crate::ops::conv::Window;
+use crate::ops::layout::Layout;
 use crate::ops::{BatchNormalizationTraining, Op, ScatterElements};
 use crate::preset::{Preset, Target};
 use crate::training_api;
@@ -51,7 +52,7 @@ fn batch_normalization_in_training_mode_is_refused_on_devices() {
     let plain = model(BatchNormalizationTraining { epsilon: 1e-5 }, &inputs, Target::Cpu);
     expect_refused(&plain, &DEVICES, "BatchNormalization", "training_mode is 1");
 
-    let inside = model(BatchNormTrain { epsilon: 1e-5, relu: true }, &inputs[..3], Target::Cpu);
+    let inside = model(BatchNormTrain { epsilon: 1e-5, relu: true, layout: Layout::ChannelsFirst }, &inputs[..3], Target::Cpu);
     expect_refused(&inside, &DEVICES, "BatchNormalization", "training_mode is 1");
     let named = refusals(&inside, ExecutionProvider::Cuda);
     assert!(named[0].node.starts_with("BatchNormTrain › BatchNormalization"), "{named:?}");
@@ -75,11 +76,11 @@ fn scattering_with_addition_is_refused_on_directml() {
 #[test]
 fn only_the_training_build_takes_its_gradient_kernels() {
     let maps = TensorType::f32(vec![1, 2, 4, 4]);
-    let window = Window { kernel: 3, stride: 1, padding: 1 };
+    let (window, layout) = (Window { kernel: 3, stride: 1, padding: 1 }, Layout::ChannelsFirst);
     let (c, indices) = (TensorType::f32(vec![2]), TensorType::new(DType::I64, vec![1, 2, 4, 4]));
-    let norm = BatchNormTrainGrad { epsilon: 1e-5, relu: false, residual: false };
+    let norm = BatchNormTrainGrad { epsilon: 1e-5, relu: false, residual: false, layout };
     for (model, operator) in [
-        (model(ConvWeightGrad { window }, &[maps.clone(), maps.clone()], Target::OrtTraining), "com.microsoft::ConvGrad"),
+        (model(ConvWeightGrad { window, layout }, &[maps.clone(), maps.clone()], Target::OrtTraining), "com.microsoft::ConvGrad"),
         (model(norm, &[maps.clone(), maps.clone(), c.clone(), c.clone(), c], Target::OrtTraining), "com.microsoft::BatchNormalizationGrad"),
         (model(MaxPoolGrad { window, input_size: [4, 4] }, &[maps, indices], Target::OrtTraining), "MaxPoolGrad"),
     ] {

@@ -6,13 +6,15 @@ use super::body_inputs;
 use super::formulations::BatchNormForm;
 use crate::functions::batch_norm_grad::BatchNormTrainGrad;
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
+use crate::ops::layout::{Layout, Maps};
 use crate::ops::normalization::{BatchNormalizationTraining, batch_statistics, normalize};
 use crate::ops::{Attribute, Domain, Operator, Relu, Slice, Vjp};
 use crate::preset::Target;
 
 /// `y = scale · (x − mean) / √(var + epsilon) + bias`; inputs x [N,C] or [N,C,H,W], scale [C], bias [C]; outputs y and
 /// the batch's mean and biased variance [C], which are statistics: no gradient flows through them. With `relu`,
-/// `y = max(· + residual, 0)`, the residual being a fourth input of x's shape that may be absent.
+/// `y = max(· + residual, 0)`, the residual being a fourth input of x's shape that may be absent. Channels-last: x, y and the
+/// residual [N,H,W,C]; rows [N,C] are channels-first always.
 ///
 /// One function for the three, as a native kernel needs one pass over memory for them.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +23,11 @@ pub struct BatchNormTrain {
     pub epsilon: f64,
     /// ReLU behind the normalisation and the residual.
     pub relu: bool,
+    /// Layout of x, y and the residual.
+    pub layout: Layout,
 }
+
+const MAPS: Maps = Maps { inputs: &[0, 3], outputs: &[0] };
 
 /// Axes that the statistics run over.
 pub(super) fn batch_axes(x: &TensorType) -> Vec<usize> {
@@ -29,7 +35,7 @@ pub(super) fn batch_axes(x: &TensorType) -> Vec<usize> {
 }
 
 /// Elements behind one statistic.
-pub(crate) fn elements_per_channel(x: &TensorType) -> usize {
+pub(super) fn elements_per_channel(x: &TensorType) -> usize {
     x.elements() / x.shape[1]
 }
 
@@ -43,6 +49,35 @@ impl Operator for BatchNormTrain {
     const DOMAIN: Domain = Domain::Swav;
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        MAPS.infer(self.layout, inputs, |inputs| self.channels_first_infer(inputs))
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("relu", Attribute::Int(self.relu.into())), self.layout.attribute()]
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        let mut inputs = vec![cx.gradient()?, cx.input(0), cx.input(1), cx.output(1), cx.output(2)];
+        if self.relu {
+            inputs.push(cx.output(0));
+        }
+        let residual = cx.inputs.len() == 4;
+        let BatchNormTrain { epsilon, relu, layout } = *self;
+        let gradients = cx.graph.apply_all(BatchNormTrainGrad { epsilon, relu, residual, layout }, &inputs)?;
+        Ok(gradients.into_iter().map(Some).collect())
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        MAPS.eval(self.layout, inputs, |inputs| self.channels_first_eval(inputs))
+    }
+
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        MAPS.body(self.layout, inputs, |inputs| self.channels_first_body(inputs, target))
+    }
+}
+
+impl BatchNormTrain {
+    fn channels_first_infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let (x, scale, bias) = match *inputs {
             [x, scale, bias] => (x, scale, bias),
             [x, scale, bias, residual] if self.relu && residual == x => (x, scale, bias),
@@ -60,21 +95,7 @@ impl Operator for BatchNormTrain {
         Ok(vec![x.clone(), scale.clone(), scale.clone()])
     }
 
-    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("relu", Attribute::Int(self.relu.into()))]
-    }
-
-    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
-        let mut inputs = vec![cx.gradient()?, cx.input(0), cx.input(1), cx.output(1), cx.output(2)];
-        if self.relu {
-            inputs.push(cx.output(0));
-        }
-        let residual = cx.inputs.len() == 4;
-        let gradients = cx.graph.apply_all(BatchNormTrainGrad { epsilon: self.epsilon, relu: self.relu, residual }, &inputs)?;
-        Ok(gradients.into_iter().map(Some).collect())
-    }
-
-    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+    fn channels_first_eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let (x, scale, bias) = (inputs[0], inputs[1], inputs[2]);
         let (mean, variance) = batch_statistics(x);
         let mut y = normalize(x, scale, bias, &mean, &variance, self.epsilon);
@@ -87,7 +108,7 @@ impl Operator for BatchNormTrain {
         vec![y, mean, variance]
     }
 
-    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+    fn channels_first_body(&self, inputs: &[&TensorType], target: Target) -> Result<Graph, GraphError> {
         let (mut g, [x, scale, bias]) = body_inputs(["x", "scale", "bias"], inputs);
         let residual = inputs.get(3).map(|&ty| g.input("residual", ty.clone()));
         let (y, mean, variance) = match target.formulations().batch_norm {
@@ -122,7 +143,7 @@ impl Operator for BatchNormTrain {
         for (name, value) in [("y", y), ("mean", mean), ("var", variance)] {
             g.output(name, value);
         }
-        Ok(Some(g))
+        Ok(g)
     }
 }
 

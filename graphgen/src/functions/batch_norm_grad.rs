@@ -7,12 +7,14 @@ use super::body_inputs;
 use super::formulations::BatchNormGradForm;
 use super::relu_grad::masked;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ops::layout::{Layout, Maps};
 use crate::ops::normalization::{BatchNormalization, eval_batch_norm_gradient};
 use crate::ops::{Attribute, BatchNormalizationGrad, Domain, FusedMatMul, Operator, Vjp};
 use crate::preset::Target;
 
 /// Gradients of [`BatchNormTrain`](super::batch_norm::BatchNormTrain); inputs dy, x, scale, mean, var and, with `relu`,
-/// its output y; outputs dx, dscale [C], dbias [C] and, with `residual`, the residual's gradient.
+/// its output y; outputs dx, dscale [C], dbias [C] and, with `residual`, the residual's gradient. Channels-last: dy, x, y, dx and
+/// the residual's gradient [N,H,W,C].
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNormTrainGrad {
     /// Added to the variance.
@@ -21,30 +23,37 @@ pub struct BatchNormTrainGrad {
     pub relu: bool,
     /// Whether a residual was added before the ReLU.
     pub residual: bool,
+    /// Layout of dy, x, y, dx and the residual's gradient.
+    pub layout: Layout,
 }
+
+const MAPS: Maps = Maps { inputs: &[0, 1, 5], outputs: &[0, 3] };
 
 impl Operator for BatchNormTrainGrad {
     const NAME: &'static str = "BatchNormTrainGrad";
     const DOMAIN: Domain = Domain::Swav;
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let (dy, x, scale) = match *inputs {
-            [dy, x, scale, _, _] if !self.relu && !self.residual => (dy, x, scale),
-            [dy, x, scale, _, _, y] if self.relu && y == x => (dy, x, scale),
-            _ => return Err(format!("expected dy, x, scale, mean, var and, with a ReLU, y of x's shape, got {inputs:?}")),
-        };
-        if dy != x {
-            return Err(format!("expected gradient and input of one shape, got {dy} and {x}"));
-        }
-        let mut outputs = vec![x.clone(), scale.clone(), scale.clone()];
-        if self.residual {
-            outputs.push(x.clone());
-        }
-        Ok(outputs)
+        MAPS.infer(self.layout, inputs, |inputs| {
+            let (dy, x, scale) = match *inputs {
+                [dy, x, scale, _, _] if !self.relu && !self.residual => (dy, x, scale),
+                [dy, x, scale, _, _, y] if self.relu && y == x => (dy, x, scale),
+                _ => return Err(format!("expected dy, x, scale, mean, var and, with a ReLU, y of x's shape, got {inputs:?}")),
+            };
+            if dy != x {
+                return Err(format!("expected gradient and input of one shape, got {dy} and {x}"));
+            }
+            let mut outputs = vec![x.clone(), scale.clone(), scale.clone()];
+            if self.residual {
+                outputs.push(x.clone());
+            }
+            Ok(outputs)
+        })
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("epsilon", Attribute::Float(self.epsilon as f32)), ("relu", Attribute::Int(self.relu.into())), ("residual", Attribute::Int(self.residual.into()))]
+        let flag = |name, value: bool| (name, Attribute::Int(value.into()));
+        vec![("epsilon", Attribute::Float(self.epsilon as f32)), flag("relu", self.relu), flag("residual", self.residual), self.layout.attribute()]
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -52,20 +61,28 @@ impl Operator for BatchNormTrainGrad {
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
-        let (x, scale, mean, variance) = (inputs[1], inputs[2], inputs[3], inputs[4]);
-        let dy = &match inputs.get(5) {
-            Some(&y) => Zip::from(inputs[0]).and(y).map_collect(|&dy, &y| if y > 0.0 { dy } else { 0.0 }),
-            None => inputs[0].clone(),
-        };
-        let inverse = variance.mapv(|variance| 1.0 / (variance + self.epsilon).sqrt());
-        let mut gradients = eval_batch_norm_gradient(dy, x, scale, mean, &inverse).to_vec();
-        if self.residual {
-            gradients.push(dy.clone());
-        }
-        gradients
+        MAPS.eval(self.layout, inputs, |inputs| {
+            let (x, scale, mean, variance) = (inputs[1], inputs[2], inputs[3], inputs[4]);
+            let dy = &match inputs.get(5) {
+                Some(&y) => Zip::from(inputs[0]).and(y).map_collect(|&dy, &y| if y > 0.0 { dy } else { 0.0 }),
+                None => inputs[0].clone(),
+            };
+            let inverse = variance.mapv(|variance| 1.0 / (variance + self.epsilon).sqrt());
+            let mut gradients = eval_batch_norm_gradient(dy, x, scale, mean, &inverse).to_vec();
+            if self.residual {
+                gradients.push(dy.clone());
+            }
+            gradients
+        })
     }
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        MAPS.body(self.layout, inputs, |inputs| self.channels_first_body(inputs, target))
+    }
+}
+
+impl BatchNormTrainGrad {
+    fn channels_first_body(&self, inputs: &[&TensorType], target: Target) -> Result<Graph, GraphError> {
         let (mut g, [dy, x, scale, mean, variance]) = body_inputs(["dy", "x", "scale", "mean", "var"], inputs);
         let dy = if self.relu {
             let y = g.input("y", inputs[5].clone());
@@ -84,11 +101,9 @@ impl Operator for BatchNormTrainGrad {
         if self.residual {
             g.output("dresidual", dy);
         }
-        Ok(Some(g))
+        Ok(g)
     }
-}
 
-impl BatchNormTrainGrad {
     fn kernel(&self, g: &mut Graph, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {
         let inverse = inverse_std(g, variance, self.epsilon)?;
         let gradients = g.apply_all(BatchNormalizationGrad { epsilon: self.epsilon }, &[dy, x, scale, mean, inverse])?;

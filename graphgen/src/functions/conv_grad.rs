@@ -8,36 +8,56 @@ use super::taps::input_size_of;
 use super::{body_inputs, weight_gradient};
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::conv::{Window, eval_input_gradient, eval_weight_gradient, infer_input_gradient};
+use crate::ops::layout::{Layout, Maps};
 use crate::ops::{Attribute, Conv, ConvTranspose, Domain, Gather, Operator, Pad, Slice, Vjp};
 use crate::preset::Target;
 
-/// Gradient of a convolution's input: dy [N,O,H',W'], w [O,C,k,k] → dx [N,C,H,W].
+/// Gradient of a convolution's input: dy [N,O,H',W'], w [O,C,k,k] → dx [N,C,H,W]. A third input `addend` of dx's type, which
+/// may be absent, is added to dx: the gradient from the input's other readers, without a pass over memory of its own.
+/// Channels-last: dy [N,H',W',O], dx and addend [N,H,W,C].
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConvInputGrad {
     /// Kernel, stride and padding of the convolution.
     pub window: Window,
     /// H and W of its input.
     pub input_size: [usize; 2],
+    /// Layout of dy, dx and addend.
+    pub layout: Layout,
 }
 
-/// Gradient of a convolution's weight: dy [N,O,H',W'], x [N,C,H,W] → dw [O,C,k,k].
+const INPUT_GRADIENT_MAPS: Maps = Maps { inputs: &[0, 2], outputs: &[0] };
+
+/// Gradient of a convolution's weight: dy [N,O,H',W'], x [N,C,H,W] → dw [O,C,k,k]. Channels-last: dy [N,H',W',O], x [N,H,W,C].
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConvWeightGrad {
     /// Kernel, stride and padding of the convolution.
     pub window: Window,
+    /// Layout of dy and x.
+    pub layout: Layout,
 }
+
+const WEIGHT_GRADIENT_MAPS: Maps = Maps { inputs: &[0, 1], outputs: &[] };
 
 impl Operator for ConvInputGrad {
     const NAME: &'static str = "ConvInputGrad";
     const DOMAIN: Domain = Domain::Swav;
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        infer_input_gradient(self.window, self.input_size, inputs)
+        INPUT_GRADIENT_MAPS.infer(self.layout, inputs, |inputs| {
+            let (gradient, addend) = inputs.split_at(inputs.len().min(2));
+            let dx = infer_input_gradient(self.window, self.input_size, gradient)?;
+            match addend {
+                [] => Ok(dx),
+                [addend] if **addend == dx[0] => Ok(dx),
+                _ => Err(format!("expected dy, w and perhaps one addend {}, got {inputs:?}", dx[0])),
+            }
+        })
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         let mut attributes = self.window.attributes();
         attributes.push(("input_size", Attribute::Ints(self.input_size.map(|side| side as i64).to_vec())));
+        attributes.push(self.layout.attribute());
         attributes
     }
 
@@ -46,10 +66,22 @@ impl Operator for ConvInputGrad {
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
-        eval_input_gradient(self.window, self.input_size, inputs)
+        INPUT_GRADIENT_MAPS.eval(self.layout, inputs, |inputs| {
+            let mut dx = eval_input_gradient(self.window, self.input_size, &inputs[..2]);
+            if let Some(&addend) = inputs.get(2) {
+                dx[0] += addend;
+            }
+            dx
+        })
     }
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        INPUT_GRADIENT_MAPS.body(self.layout, inputs, |inputs| self.channels_first_body(inputs, target))
+    }
+}
+
+impl ConvInputGrad {
+    fn channels_first_body(&self, inputs: &[&TensorType], target: Target) -> Result<Graph, GraphError> {
         let (mut g, [dy, w]) = body_inputs(["dy", "w"], inputs);
         let Window { kernel, stride, padding } = self.window;
         let [dy_h, dy_w] = input_size_of(&inputs[0].shape);
@@ -69,8 +101,15 @@ impl Operator for ConvInputGrad {
         } else {
             g.apply(ConvTranspose { window: self.window, input_size: self.input_size }, &[dy, w])?
         };
+        let dx = match inputs.get(2) {
+            Some(&ty) => {
+                let addend = g.input("addend", ty.clone());
+                g.add(dx, addend)?
+            }
+            None => dx,
+        };
         g.output("dx", dx);
-        Ok(Some(g))
+        Ok(g)
     }
 }
 
@@ -109,18 +148,22 @@ impl Operator for ConvWeightGrad {
     const DOMAIN: Domain = Domain::Swav;
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let [dy, x] = crate::ops::arity(inputs)?;
-        let ([batch, out, out_h, out_w], [x_batch, channels, height, width]) = (dy.shape.as_slice(), x.shape.as_slice()) else {
-            return Err(format!("expected gradient and input of 4 dimensions, got {dy} and {x}"));
-        };
-        if batch != x_batch || [self.window.output(*height), self.window.output(*width)] != [Some(*out_h), Some(*out_w)] {
-            return Err(format!("gradient {dy} does not belong to a convolution of {x}"));
-        }
-        Ok(vec![TensorType::new(dy.dtype, vec![*out, *channels, self.window.kernel, self.window.kernel])])
+        WEIGHT_GRADIENT_MAPS.infer(self.layout, inputs, |inputs| {
+            let [dy, x] = crate::ops::arity(inputs)?;
+            let ([batch, out, out_h, out_w], [x_batch, channels, height, width]) = (dy.shape.as_slice(), x.shape.as_slice()) else {
+                return Err(format!("expected gradient and input of 4 dimensions, got {dy} and {x}"));
+            };
+            if batch != x_batch || [self.window.output(*height), self.window.output(*width)] != [Some(*out_h), Some(*out_w)] {
+                return Err(format!("gradient {dy} does not belong to a convolution of {x}"));
+            }
+            Ok(vec![TensorType::new(dy.dtype, vec![*out, *channels, self.window.kernel, self.window.kernel])])
+        })
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        self.window.attributes()
+        let mut attributes = self.window.attributes();
+        attributes.push(self.layout.attribute());
+        attributes
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
@@ -128,13 +171,15 @@ impl Operator for ConvWeightGrad {
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
-        vec![eval_weight_gradient(self.window, inputs[0], inputs[1])]
+        WEIGHT_GRADIENT_MAPS.eval(self.layout, inputs, |inputs| vec![eval_weight_gradient(self.window, inputs[0], inputs[1])])
     }
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
-        let (mut g, [dy, x]) = body_inputs(["dy", "x"], inputs);
-        let dw = weight_gradient::build(&mut g, self.window, target, dy, x)?;
-        g.output("dw", dw);
-        Ok(Some(g))
+        WEIGHT_GRADIENT_MAPS.body(self.layout, inputs, |inputs| {
+            let (mut g, [dy, x]) = body_inputs(["dy", "x"], inputs);
+            let dw = weight_gradient::build(&mut g, self.window, target, dy, x)?;
+            g.output("dw", dw);
+            Ok(g)
+        })
     }
 }

@@ -8,15 +8,21 @@ use super::taps::{columns, input_size_of};
 use crate::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::conv::Window;
+use crate::ops::layout::{Layout, Maps};
 use crate::ops::{Attribute, Conv, Domain, Gemm, MatMul, Operator, Vjp};
 use crate::preset::Target;
 
 /// `y[n,o,i,j] = Σ x[n,c,s·i+a−p,s·j+b−p] · w[o,c,a,b]`; inputs x [N,C,H,W], w [O,C,k,k]; output y [N,O,H',W'].
+/// Channels-last: x [N,H,W,C], y [N,H',W',O].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Convolution {
     /// Kernel, stride and padding.
     pub window: Window,
+    /// Layout of x and y.
+    pub layout: Layout,
 }
+
+const MAPS: Maps = Maps { inputs: &[0], outputs: &[0] };
 
 /// Largest output map, in pixels, for which one product over the whole batch beats a convolution on the CPU provider:
 /// it multiplies image by image, and a product with a handful of columns leaves most of the processor idle.
@@ -65,20 +71,26 @@ impl Operator for Convolution {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [x, w] = crate::ops::arity(inputs)?;
-        Conv { window: self.window }.infer(&[x, w])
+        MAPS.infer(self.layout, &[x, w], |inputs| Conv { window: self.window }.infer(inputs))
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        self.window.attributes()
+        let mut attributes = self.window.attributes();
+        attributes.push(self.layout.attribute());
+        attributes
     }
 
     fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
         let (dy, x, w) = (cx.gradient()?, cx.input(0), cx.input(1));
+        let Convolution { window, layout } = *self;
         // The weight's gradient comes first: it is the last reader of x.
-        let dw = if cx.needs(1) { Some(cx.graph.apply(ConvWeightGrad { window: self.window }, &[dy, x])?) } else { None };
+        let dw = if cx.needs(1) { Some(cx.graph.apply(ConvWeightGrad { window, layout }, &[dy, x])?) } else { None };
         let dx = if cx.needs(0) {
-            let input_size = input_size_of(cx.graph.shape(x));
-            Some(cx.graph.apply(ConvInputGrad { window: self.window, input_size }, &[dy, w])?)
+            let input_size = layout.size_of(cx.graph.shape(x));
+            let mut inputs = vec![dy, w];
+            // The graphs of channels-first targets keep their additions: no kernel spares them.
+            inputs.extend(if layout == Layout::ChannelsLast { cx.take_sum(0) } else { None });
+            Some(cx.graph.apply(ConvInputGrad { window, input_size, layout }, &inputs)?)
         } else {
             None
         };
@@ -86,10 +98,16 @@ impl Operator for Convolution {
     }
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
-        Conv { window: self.window }.eval(inputs)
+        MAPS.eval(self.layout, inputs, |inputs| Conv { window: self.window }.eval(inputs))
     }
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+        MAPS.body(self.layout, inputs, |inputs| self.channels_first_body(inputs, target))
+    }
+}
+
+impl Convolution {
+    fn channels_first_body(&self, inputs: &[&TensorType], target: Target) -> Result<Graph, GraphError> {
         let (mut g, [x, w]) = body_inputs(["x", "w"], inputs);
         let input = input_size_of(&inputs[0].shape);
         let output = input.map(|side| self.window.output(side).expect("shapes were inferred"));
@@ -102,6 +120,6 @@ impl Operator for Convolution {
             g.apply(Conv { window: self.window }, &[x, w])?
         };
         g.output("y", y);
-        Ok(Some(g))
+        Ok(g)
     }
 }

@@ -1,14 +1,17 @@
-//! What each target chooses: the one place where a target decides over the bodies of functions.
+//! What each target chooses: the one place where a target decides over the layout of maps and the bodies of functions.
 //!
 //! A body asks for its own field and never for the target, so that a new target is one more arm of
 //! [`Target::formulations`], and a new way to write a function one more variant and its body.
 
 use crate::ir::DType;
+use crate::ops::layout::Layout;
 use crate::preset::Target;
 
 /// One choice for every function that has more than one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Formulations {
+    /// Maps of the training graphs.
+    pub(crate) layout: Layout,
     /// Statistics and normalisation.
     pub(crate) batch_norm: BatchNormForm,
     /// Its gradient.
@@ -96,6 +99,7 @@ impl Target {
     /// The bodies of this target.
     pub(crate) fn formulations(self) -> Formulations {
         let portable = Formulations {
+            layout: Layout::ChannelsFirst,
             batch_norm: BatchNormForm::Reductions,
             batch_norm_grad: BatchNormGradForm::Reductions,
             relu_mask: ReluMask::Select,
@@ -106,6 +110,7 @@ impl Target {
             microsoft: false,
         };
         let cpu = Formulations {
+            layout: Layout::ChannelsFirst,
             batch_norm: BatchNormForm::TrainingMode,
             batch_norm_grad: BatchNormGradForm::AffineMaps,
             relu_mask: ReluMask::HardSigmoid,
@@ -118,6 +123,7 @@ impl Target {
         match self {
             Target::Portable => portable,
             Target::Cpu => cpu,
+            Target::Native => Formulations { layout: Layout::ChannelsLast, ..cpu },
             // Measured in 1.19.2 against the forms of `cpu`: ReluGrad and ConvGrad for input gradients are slower, and
             // BatchNormInternal is the kernel of the training mode.
             Target::OrtTraining => Formulations {

@@ -49,11 +49,7 @@ impl Operator for MaxPoolGrad {
 
     fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [dy, indices]) = body_inputs(["dy", "indices"], inputs);
-        let dx = match target.formulations().max_pool_grad {
-            MaxPoolGradForm::Kernel => g.apply(MaxPoolGradKernel { window: self.window, input_size: self.input_size }, &[dy, indices])?,
-            MaxPoolGradForm::ScatterAdd => self.scatter(&mut g, dy, indices)?,
-            MaxPoolGradForm::Phases => self.phases(&mut g, dy, indices)?,
-        };
+        let dx = self.build(&mut g, target, dy, indices)?;
         g.output("dx", dx);
         Ok(Some(g))
     }
@@ -68,6 +64,15 @@ struct Place {
 }
 
 impl MaxPoolGrad {
+    /// dx by the target's formulation.
+    pub(super) fn build(&self, g: &mut Graph, target: Target, dy: ValueId, indices: ValueId) -> Result<ValueId, GraphError> {
+        match target.formulations().max_pool_grad {
+            MaxPoolGradForm::Kernel => g.apply(MaxPoolGradKernel { window: self.window, input_size: self.input_size }, &[dy, indices]),
+            MaxPoolGradForm::ScatterAdd => self.scatter(g, dy, indices),
+            MaxPoolGradForm::Phases => self.phases(g, dy, indices),
+        }
+    }
+
     fn scatter(&self, g: &mut Graph, dy: ValueId, indices: ValueId) -> Result<ValueId, GraphError> {
         let (shape, pooled) = (self.output_shape(g.shape(dy)), g.ty(dy).elements());
         let zeros = g.constant(vec![shape.iter().product()], TensorData::F32(vec![0.0; shape.iter().product()]));
@@ -83,14 +88,15 @@ impl MaxPoolGrad {
         let stride = self.window.stride;
         let coarse = self.input_size.map(|side| side.div_ceil(stride));
         let within_map = self.within_map(g, indices)?;
-        let places = self.places();
+        let [_, _, out_h, out_w] = *g.shape(dy) else { unreachable!("rank 4") };
+        let [rows, columns] = [self.places(out_h, self.input_size[0]), self.places(out_w, self.input_size[1])];
         let mut rows_of_phases = Vec::with_capacity(stride);
         for row_phase in 0..stride {
             let mut phases = Vec::with_capacity(stride);
             for column_phase in 0..stride {
                 let mut sum: Option<ValueId> = None;
-                for row in places.iter().filter(|place| place.phase == row_phase) {
-                    for column in places.iter().filter(|place| place.phase == column_phase) {
+                for row in rows.iter().filter(|place| place.phase == row_phase) {
+                    for column in columns.iter().filter(|place| place.phase == column_phase) {
                         let won = self.won_by(g, dy, within_map, [row.tap, column.tap])?;
                         let won = shifted(g, won, [row.shift, column.shift], coarse)?;
                         sum = Some(match sum {
@@ -113,21 +119,20 @@ impl MaxPoolGrad {
         self.interleave(g, rows_of_phases, coarse)
     }
 
-    fn places(&self) -> Vec<Place> {
+    /// The taps that meet an axis of `length` elements at one of `outputs` positions: on small maps some fall on the padding always.
+    fn places(&self, outputs: usize, length: usize) -> Vec<Place> {
         let Window { kernel, stride, padding } = self.window;
         let place = |tap: usize| {
             let offset = tap as isize - padding as isize;
             Place { tap, shift: offset.div_euclid(stride as isize), phase: offset.rem_euclid(stride as isize) as usize }
         };
-        (0..kernel).map(place).collect()
+        (0..kernel).filter(|&tap| (0..outputs).any(|output| self.window.input(output, tap, length).is_some())).map(place).collect()
     }
 
     /// Indices within their own map, as f32: exact up to 2²⁴ pixels, and half the memory of i64.
     fn within_map(&self, g: &mut Graph, indices: ValueId) -> Result<ValueId, GraphError> {
-        let [batch, channels, ..] = *g.shape(indices) else { unreachable!("rank 4") };
-        let pixels: usize = self.input_size.iter().product();
-        let starts = (0..batch * channels).map(|map| (map * pixels) as i64).collect();
-        let starts = g.constant(vec![batch, channels, 1, 1], TensorData::I64(starts));
+        let shape = g.shape(indices).to_vec();
+        let starts = map_starts(g, &shape, self.input_size);
         let within = g.sub(indices, starts)?;
         g.cast(within, DType::F32)
     }
@@ -163,6 +168,13 @@ impl MaxPoolGrad {
         }
         g.apply(Slice { axes: vec![2, 3], starts: vec![0, 0], ends: self.input_size.to_vec(), steps: vec![1, 1] }, &[all])
     }
+}
+
+/// Flat index of every map's first element, i64 [N,C,1,1], for outputs of shape `output` and maps of `input_size`.
+pub(super) fn map_starts(g: &mut Graph, output: &[usize], input_size: [usize; 2]) -> ValueId {
+    let pixels: usize = input_size.iter().product();
+    let starts = (0..output[0] * output[1]).map(|map| (map * pixels) as i64).collect();
+    g.constant(vec![output[0], output[1], 1, 1], TensorData::I64(starts))
 }
 
 /// Maps moved down and right by `shift`, cut and padded with zeros to `size`.

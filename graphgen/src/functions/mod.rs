@@ -10,6 +10,7 @@ pub mod conv_grad;
 pub mod convolution;
 pub(crate) mod formulations;
 pub mod l2_normalize;
+pub mod max_pool;
 pub mod max_pool_grad;
 pub mod optimizer;
 pub mod relu_grad;

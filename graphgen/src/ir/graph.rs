@@ -1,5 +1,7 @@
 //! A graph in static single assignment: values, and nodes in the order they were added.
 
+use std::collections::HashMap;
+
 use super::{DType, TensorData, TensorType};
 use crate::ops::Op;
 
@@ -163,6 +165,25 @@ impl Graph {
             inferred.into_iter().enumerate().map(|(output, ty)| self.add_value(Value { ty, source: ValueSource::Node { node, output } })).collect::<Vec<_>>();
         self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), scope: self.scope.clone() });
         Ok(outputs)
+    }
+
+    /// Adds the nodes of another graph with `arguments` for its inputs, in their order, and returns the values of its outputs.
+    ///
+    /// # Errors
+    /// None for arguments of its inputs' types.
+    pub(crate) fn inline(&mut self, other: &Graph, arguments: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
+        let mut values: HashMap<ValueId, ValueId> = other.inputs.iter().copied().zip(arguments.iter().copied()).collect();
+        for (id, value) in other.values() {
+            if let ValueSource::Constant(data) = &value.source {
+                values.insert(id, self.constant(value.ty.shape.clone(), data.clone()));
+            }
+        }
+        for node in &other.nodes {
+            let inputs: Vec<ValueId> = node.inputs.iter().map(|input| values[input]).collect();
+            let outputs = self.apply_all(node.op.clone(), &inputs)?;
+            values.extend(node.outputs.iter().copied().zip(outputs));
+        }
+        Ok(other.outputs.iter().map(|(_, value)| values[value]).collect())
     }
 
     /// Names a value as a graph output.

@@ -23,7 +23,7 @@ use crate::preset::Preset;
 /// Crops too small for the network.
 pub fn embed_step(preset: &Preset) -> Result<Graph, GraphError> {
     let mut g = Graph::new();
-    let mut layers = TrainLayers::without_running_statistics(preset.train.precision);
+    let mut layers = TrainLayers::without_running_statistics(preset.train.precision, preset.train.resolved_target());
     let crops = crop_inputs(&mut g, preset);
     let embeddings = embed_crops(&mut g, &mut layers, preset, &crops)?;
     g.output("embeddings", embeddings);
@@ -54,7 +54,7 @@ pub fn assign_step(preset: &Preset) -> Result<Graph, GraphError> {
     }
     let embeddings = g.concat(&crops, 0)?;
     let rows = AssignedRows { crops: (0..assigned.len()).collect(), batch: count * batch };
-    let mut heads = score(&mut g, &mut TrainLayers::new(preset.train.precision), preset, embeddings)?;
+    let mut heads = score(&mut g, &mut TrainLayers::new(preset.train.precision, preset.train.resolved_target()), preset, embeddings)?;
     let queue = Queue::new(&mut g, preset);
     for head in &mut heads {
         head.codes = assign_codes(&mut g, preset, head, &rows, queue.as_ref())?;

@@ -37,7 +37,7 @@ pub struct FineTuning {
 /// Crops too small for the network.
 pub fn fine_tuning_step(preset: &Preset, settings: &FineTuning) -> Result<TrainStep, GraphError> {
     let mut g = Graph::new();
-    let mut layers = TrainLayers::new(Precision::F32);
+    let mut layers = TrainLayers::new(Precision::F32, preset.train.resolved_target());
     let loss = cross_entropy(&mut g, &mut layers, preset, settings)?;
     let parameters: Vec<ValueId> = layers.parameters.iter().map(|parameter| parameter.input).collect();
     let gradients = gradients(&mut g, loss, &parameters)?;
@@ -63,6 +63,7 @@ fn cross_entropy(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset, setti
     let labels = g.input("labels", TensorType::new(DType::I64, vec![batch]));
     let pixels = g.cast(crops, DType::F32)?;
     let x = normalize_pixels(g, pixels, &preset.data)?;
+    let x = layers.image(g, x)?;
     let backbone = ResNet::new(&preset.model);
     let features = backbone.forward(g, layers, x)?;
     let logits = layers.linear(g, CLASSIFIER, features, backbone.features(), classes)?;
@@ -126,10 +127,15 @@ mod tests {
 
     #[test]
     fn all_gradients_are_right() {
-        for changes in [&[][..], &["model.arch=resnet50", "model.stem=imagenet", "train.precision=mixed-f16", "train.emulate_f16=true"]] {
+        for changes in [
+            &[][..],
+            &["train.target=native", "model.stem=imagenet"],
+            &["model.arch=resnet50", "model.stem=imagenet", "train.precision=mixed-f16", "train.emulate_f16=true"],
+        ] {
             let mut g = Graph::new();
-            let mut layers = TrainLayers::new(Precision::F32);
-            let loss = cross_entropy(&mut g, &mut layers, &tiny(changes), &SETTINGS).expect("valid");
+            let preset = tiny(changes);
+            let mut layers = TrainLayers::new(Precision::F32, preset.train.resolved_target());
+            let loss = cross_entropy(&mut g, &mut layers, &preset, &SETTINGS).expect("valid");
             let parameters: Vec<ValueId> = layers.parameters.iter().map(|parameter| parameter.input).collect();
             let inputs = inputs(&g);
             let error = largest_gradient_error(&mut g, loss, &parameters, &inputs).expect("known gradients");

@@ -97,7 +97,7 @@ impl AssignedRows {
 /// Crops too small for the network.
 pub fn train_step(preset: &Preset) -> Result<TrainStep, GraphError> {
     let mut g = Graph::new();
-    let mut layers = TrainLayers::new(preset.train.precision);
+    let mut layers = TrainLayers::new(preset.train.precision, preset.train.resolved_target());
     let accumulates = preset.train.accumulate > 1;
     let assigned = AssignedRows { crops: preset.crops.crops_for_assign.clone(), batch: preset.train.micro_batch_size() };
 
@@ -179,7 +179,7 @@ pub(super) fn embed_crops(g: &mut Graph, layers: &mut TrainLayers, preset: &Pres
     for (&input, group) in crops.iter().zip(preset.crops.groups()) {
         let pixels = g.cast(input, DType::F32)?;
         let x = normalize_pixels(g, pixels, &preset.data)?;
-        let x = g.cast(x, layers.compute_type())?;
+        let x = layers.image(g, x)?;
         match preset.model.batch_norm_groups {
             BatchNormGroups::Size => features.push(backbone.forward(g, layers, x)?),
             BatchNormGroups::Crop => {
@@ -359,7 +359,7 @@ pub(super) mod tests {
     /// gradient: they are frozen at their values.
     fn gradient_error(preset: &Preset) -> f64 {
         let mut g = Graph::new();
-        let mut layers = TrainLayers::default();
+        let mut layers = TrainLayers::new(Precision::F32, preset.train.resolved_target());
         let crops = crop_inputs(&mut g, preset);
         let embeddings = embed_crops(&mut g, &mut layers, preset, &crops).expect("valid");
         let names = preset.model.nmb_prototypes.parameter_names();
@@ -384,6 +384,8 @@ pub(super) mod tests {
             &["model.batch_norm_groups=crop"],
             &["model.nmb_prototypes=[5, 7]", "crops.crops_for_assign=[0]"],
             &["model.arch=resnet50", "model.stem=imagenet", "crops.size_crops=[17, 16]", "model.hidden_mlp=0"],
+            &["train.target=native", "model.batch_norm_groups=crop"],
+            &["train.target=native", "model.arch=resnet50", "model.stem=imagenet", "crops.size_crops=[17, 16]"],
         ] {
             let error = gradient_error(&tiny(changes));
             // Where a pre-activation lies within a finite difference of 0, the difference straddles the kink.

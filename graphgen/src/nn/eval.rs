@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::train::path;
 use super::{BATCH_NORM_EPSILON, ConvSpec, Layers, NORM_EPSILON, Then};
 use crate::ir::{Graph, GraphError, ValueId};
-use crate::ops::{BatchNormalization, Conv, Flatten, Gemm, GlobalAveragePool, L2Normalize, Relu};
+use crate::ops::conv::Window;
+use crate::ops::{BatchNormalization, Conv, Flatten, Gemm, GlobalAveragePool, L2Normalize, MaxPool, Relu};
 
 /// Builds a network from weights that are graph inputs. No shape constants come in: batch, height and width stay free.
 pub struct EvalLayers {
@@ -52,6 +53,10 @@ impl Layers for EvalLayers {
 
     fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
         Ok(L2Normalize { epsilon: NORM_EPSILON }.inline(g, x)?[0])
+    }
+
+    fn max_pool(&mut self, g: &mut Graph, x: ValueId, window: Window) -> Result<ValueId, GraphError> {
+        Ok(g.apply_all(MaxPool { window }, &[x])?[0])
     }
 
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {

@@ -3,7 +3,8 @@
 use super::train::path;
 use super::{BATCH_NORM_EPSILON, ConvSpec, Layers, NORM_EPSILON, Then};
 use crate::ir::{Graph, GraphError, TensorData, ValueId};
-use crate::ops::{Conv, Flatten, Gemm, GlobalAveragePool, L2Normalize, Relu};
+use crate::ops::conv::Window;
+use crate::ops::{Conv, Flatten, Gemm, GlobalAveragePool, L2Normalize, MaxPool, Relu};
 use crate::weights::Weights;
 
 /// Builds a network from trained weights. No shape constants come in: batch, height and width stay free.
@@ -78,6 +79,10 @@ impl Layers for InferenceLayers<'_> {
 
     fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
         Ok(L2Normalize { epsilon: NORM_EPSILON }.inline(g, x)?[0])
+    }
+
+    fn max_pool(&mut self, g: &mut Graph, x: ValueId, window: Window) -> Result<ValueId, GraphError> {
+        Ok(g.apply_all(MaxPool { window }, &[x])?[0])
     }
 
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {

@@ -64,7 +64,8 @@ impl Then {
     }
 }
 
-/// What a network is built of. Names are PyTorch's, relative to the graph's scope.
+/// What a network is built of. Names are PyTorch's, relative to the graph's scope. Maps are [N,C,H,W] below; layers for
+/// another [`Layout`](crate::ops::layout::Layout) take and give theirs.
 #[allow(clippy::missing_errors_doc, reason = "shapes that do not fit, and weights that do not belong to the network")]
 pub trait Layers {
     /// Convolution `conv`, BatchNorm `norm` and what follows; x [N,C,H,W].
@@ -78,6 +79,9 @@ pub trait Layers {
 
     /// Rows of length 1; x [N,D].
     fn normalize_rows(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError>;
+
+    /// Maximum over windows; x [N,C,H,W] → [N,C,H',W'].
+    fn max_pool(&mut self, g: &mut Graph, x: ValueId, window: Window) -> Result<ValueId, GraphError>;
 
     /// Mean over the map; x [N,C,H,W] → [N,C].
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError>;

@@ -1,10 +1,11 @@
 //! Layers of a training graph: parameters are inputs, BatchNorm uses the batch's statistics.
 
 use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON, Then};
-use crate::functions::batch_norm::elements_per_channel;
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
-use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize};
-use crate::preset::Precision;
+use crate::ops::conv::Window;
+use crate::ops::layout::Layout;
+use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize, MaxPool, MaxPoolTrain};
+use crate::preset::{Precision, Target};
 
 /// A trainable parameter.
 #[derive(Debug, Clone)]
@@ -43,17 +44,28 @@ pub struct TrainLayers {
     /// Whether BatchNorms leave the running statistics alone.
     untracked: bool,
     precision: Precision,
+    layout: Layout,
 }
 
 impl TrainLayers {
-    /// Layers that compute in a precision.
-    pub fn new(precision: Precision) -> TrainLayers {
-        TrainLayers { precision, ..TrainLayers::default() }
+    /// Layers that compute in a precision, on maps of a target's layout.
+    pub fn new(precision: Precision, target: Target) -> TrainLayers {
+        TrainLayers { precision, layout: target.formulations().layout, ..TrainLayers::default() }
     }
 
     /// Layers that normalise by the batch's statistics as ever, and have no running statistics.
-    pub fn without_running_statistics(precision: Precision) -> TrainLayers {
-        TrainLayers { untracked: true, ..TrainLayers::new(precision) }
+    pub fn without_running_statistics(precision: Precision, target: Target) -> TrainLayers {
+        TrainLayers { untracked: true, ..TrainLayers::new(precision, target) }
+    }
+
+    /// What the first layer takes: normalised pixels f32 [N,3,H,W] in the layers' element type and layout.
+    ///
+    /// # Errors
+    /// None for a value of rank 4.
+    pub fn image(&self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+        // Behind the normalisation: before it, ONNX Runtime would broadcast scale and shift over rows of three elements.
+        let x = self.layout.of_channels_first(g, x)?;
+        g.cast(x, self.compute_type())
     }
 
     /// Element type of activations and of the copies of weights that meet them. Parameters themselves, statistics,
@@ -93,8 +105,10 @@ impl TrainLayers {
     }
 
     fn batch_norm(&mut self, g: &mut Graph, name: &str, x: ValueId, then: Then) -> Result<ValueId, GraphError> {
-        let channels = g.shape(x)[1];
-        let count = elements_per_channel(g.ty(x)) as f64;
+        // Rows have one layout.
+        let layout = if g.ty(x).rank() == 4 { self.layout } else { Layout::ChannelsFirst };
+        let channels = g.shape(x)[layout.channel_axis()];
+        let count = (g.ty(x).elements() / channels) as f64;
         let name = path(g, name);
         let scale = self.parameter(g, &format!("{name}.weight"), &[channels], Init::Ones);
         let bias = self.parameter(g, &format!("{name}.bias"), &[channels], Init::Zeros);
@@ -102,7 +116,7 @@ impl TrainLayers {
         if let Then::AddRelu(residual) = then {
             inputs.push(residual);
         }
-        let outputs = g.apply_all(BatchNormTrain { epsilon: BATCH_NORM_EPSILON, relu: then != Then::Nothing }, &inputs)?;
+        let outputs = g.apply_all(BatchNormTrain { epsilon: BATCH_NORM_EPSILON, relu: then != Then::Nothing, layout }, &inputs)?;
         if self.untracked {
             return Ok(outputs[0]);
         }
@@ -123,11 +137,11 @@ impl Layers for TrainLayers {
         let shape = [spec.out, spec.channels, spec.window.kernel, spec.window.kernel];
         let name = path(g, conv);
         let w = self.parameter(g, &format!("{name}.weight"), &shape, Init::KaimingNormalFanOut);
-        let compute = self.compute_type();
+        let (compute, layout) = (self.compute_type(), self.layout);
         let y = g.scoped(conv, |g| {
             // A copy for every use, so that gradients are summed in f32.
             let w = g.cast(w, compute)?;
-            g.apply(Convolution { window: spec.window }, &[x, w])
+            g.apply(Convolution { window: spec.window, layout }, &[x, w])
         })?;
         self.batch_norm(g, norm, y, then)
     }
@@ -158,8 +172,16 @@ impl Layers for TrainLayers {
         Ok(g.apply_all(L2Normalize { epsilon: NORM_EPSILON }, &[x])?[0])
     }
 
+    fn max_pool(&mut self, g: &mut Graph, x: ValueId, window: Window) -> Result<ValueId, GraphError> {
+        let outputs = match self.layout {
+            Layout::ChannelsFirst => g.apply_all(MaxPool { window }, &[x])?,
+            Layout::ChannelsLast => g.apply_all(MaxPoolTrain { window, layout: self.layout }, &[x])?,
+        };
+        Ok(outputs[0])
+    }
+
     fn average_pool(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
         let x = g.cast(x, DType::F32)?;
-        g.reduce_mean(x, &[2, 3], false)
+        g.reduce_mean(x, &self.layout.spatial_axes(), false)
     }
 }

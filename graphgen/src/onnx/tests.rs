@@ -10,6 +10,7 @@ use crate::functions::relu_grad::ReluGrad;
 use crate::functions::sinkhorn::SinkhornKnopp;
 use crate::ir::{Graph, TensorData, TensorType};
 use crate::ops::conv::Window;
+use crate::ops::layout::Layout;
 use crate::ops::{FusedMatMul, MaxPool, Softmax};
 use crate::preset::Target;
 
@@ -31,7 +32,9 @@ fn with_functions() -> Graph {
     let (scale, bias) = (g.input("scale", TensorType::f32(vec![3])), g.input("bias", TensorType::f32(vec![3])));
     for (index, rows) in [8, 4, 8].into_iter().enumerate() {
         let x = g.input(&format!("x{index}"), TensorType::f32(vec![rows, 3]));
-        let y = g.scoped(&format!("bn{index}"), |g| g.apply_all(BatchNormTrain { epsilon: 1e-5, relu: false }, &[x, scale, bias])).unwrap();
+        let y = g
+            .scoped(&format!("bn{index}"), |g| g.apply_all(BatchNormTrain { epsilon: 1e-5, relu: false, layout: Layout::ChannelsFirst }, &[x, scale, bias]))
+            .unwrap();
         let codes = g.apply(SinkhornKnopp { epsilon: 0.05, iterations: 3 }, &[y[0]]).unwrap();
         g.output(&format!("codes{index}"), codes);
     }

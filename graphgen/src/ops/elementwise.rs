@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, Zip};
 
 use super::{Operator, Vjp, arity, broadcast};
-use crate::ir::{GraphError, TensorType, ValueId};
+use crate::ir::{DType, GraphError, TensorType, ValueId};
 
 /// `a + b`
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +17,9 @@ pub struct Mul;
 /// `a / b`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Div;
+/// `a / b` of whole numbers i64, rounded towards zero: ONNX's Div of that type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntegerDiv;
 /// The larger of `a` and `b`. Gradients are not known: it only guards divisions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Max;
@@ -138,6 +141,25 @@ impl Operator for Div {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         eval_binary(inputs, |a, b| a / b)
+    }
+}
+
+impl Operator for IntegerDiv {
+    const NAME: &'static str = "Div";
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        match infer_binary(inputs)? {
+            outputs if outputs[0].dtype == DType::I64 => Ok(outputs),
+            outputs => Err(format!("expected whole numbers i64, got {}", outputs[0])),
+        }
+    }
+
+    fn vjp(&self, _cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Ok(vec![None, None])
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        eval_binary(inputs, |a, b| (a / b).trunc())
     }
 }
 

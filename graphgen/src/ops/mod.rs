@@ -10,6 +10,7 @@ pub mod cast;
 pub mod compare;
 pub mod conv;
 pub mod elementwise;
+pub mod layout;
 pub mod matmul;
 pub mod normalization;
 pub mod pool;
@@ -100,6 +101,8 @@ pub struct Vjp<'g> {
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) gradients: Vec<Option<ValueId>>,
     pub(crate) needed: Vec<bool>,
+    /// What other nodes gave each input as its gradient; `None` once a rule has taken it up.
+    pub(crate) sums: Vec<Option<ValueId>>,
 }
 
 impl Vjp<'_> {
@@ -127,6 +130,12 @@ impl Vjp<'_> {
     /// Whether the gradient of input `index` is used: a rule may return `None` instead of computing it.
     pub fn needs(&self, index: usize) -> bool {
         self.needed[index]
+    }
+
+    /// The sum of the gradients that input `index` has from other nodes so far, of the input's type. A rule that takes it
+    /// returns the sum with its own gradient, which spares the walker an addition.
+    pub fn take_sum(&mut self, index: usize) -> Option<ValueId> {
+        self.sums[index].take()
     }
 
     /// The error for a missing rule.
@@ -207,7 +216,7 @@ operators! {
     cast => Cast;
     compare => Equal, Greater, Where;
     conv => Conv, ConvTranspose;
-    elementwise => Add, Div, Exp, Log, Max, Mul, Neg, Reciprocal, Sqrt, Sub, Tanh;
+    elementwise => Add, Div, Exp, IntegerDiv, Log, Max, Mul, Neg, Reciprocal, Sqrt, Sub, Tanh;
     matmul => FusedMatMul, Gemm, MatMul;
     normalization => BatchNormalization, BatchNormalizationTraining;
     pool => GlobalAveragePool, MaxPool, ScatterElements;
@@ -220,6 +229,7 @@ operators! {
     functions::convolution => Convolution;
     functions::conv_grad => ConvInputGrad, ConvWeightGrad;
     functions::l2_normalize => L2Normalize;
+    functions::max_pool => MaxPoolTrain, MaxPoolTrainGrad;
     functions::max_pool_grad => MaxPoolGrad;
     functions::optimizer => AdamStep, LarsStep, SgdStep;
     functions::relu_grad => ReluGrad;

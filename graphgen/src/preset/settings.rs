@@ -329,6 +329,9 @@ pub enum Target {
     Portable,
     /// The fastest formulations of the CPU provider.
     Cpu,
+    /// What the runtime's native kernels take, with maps [N,H,W,C]. Without them it is slower than `cpu`: the functions' bodies
+    /// are those of `cpu` between transposes.
+    Native,
     /// Operators of the CUDA provider.
     Cuda,
     /// Operators of the DirectML provider.
@@ -353,6 +356,7 @@ impl std::fmt::Display for Target {
         f.write_str(match self {
             Target::Portable => "portable",
             Target::Cpu => "cpu",
+            Target::Native => "native",
             Target::Cuda => "cuda",
             Target::Directml => "directml",
             Target::OrtTraining => "ort-training",

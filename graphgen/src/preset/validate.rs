@@ -141,7 +141,7 @@ impl Preset {
             return invalid("train.precision", problem.into());
         }
         if train.precision == Precision::MixedF16
-            && let Some(target @ (Target::Cpu | Target::OrtTraining)) = train.target
+            && let Some(target @ (Target::Cpu | Target::Native | Target::OrtTraining)) = train.target
         {
             let problem = format!("the target {target} has bodies in f32 only; choose f32, or the target portable, cuda or directml");
             return invalid("train.precision", problem);

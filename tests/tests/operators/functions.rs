@@ -5,18 +5,21 @@ use graphgen::functions::batch_norm_grad::BatchNormTrainGrad;
 use graphgen::functions::conv_grad::{ConvInputGrad, ConvWeightGrad};
 use graphgen::functions::convolution::Convolution;
 use graphgen::functions::l2_normalize::L2Normalize;
+use graphgen::functions::max_pool::{MaxPoolTrain, MaxPoolTrainGrad};
 use graphgen::functions::max_pool_grad::MaxPoolGrad;
 use graphgen::functions::optimizer::{AdamStep, LarsStep, SgdStep};
 use graphgen::functions::relu_grad::ReluGrad;
 use graphgen::functions::sinkhorn::SinkhornKnopp;
 use graphgen::ir::{DType, Graph};
 use graphgen::ops::conv::Window;
+use graphgen::ops::layout::Layout;
 use graphgen::ops::{MaxPool, Op};
+use graphgen::preset::Target;
 
 use ndarray::Axis;
 
-use super::TARGETS;
 use super::harness::{Case, FEW_ROUNDINGS, Input, Random, case, check_bodies, check_graph, check_on_onnx_runtime, sum_of};
+use super::{CHANNELS_LAST_TARGETS, TARGETS};
 
 /// Both are computed in f64 with exact constants; the formulas may differ in their order.
 const SAME_FORMULA: f64 = 1e-9;
@@ -39,9 +42,14 @@ fn convolutions_and_gradients() -> Vec<Case> {
             for channels in [3, 9] {
                 let (x, w) = (r.normal(&[2, channels, height, width]), r.normal(&[5, channels, kernel, kernel]));
                 let dy = r.normal(&[2, 5, out_h, out_w]);
-                cases.push(case(Convolution { window }, [x.clone(), w.clone()], sum_of(channels * kernel * kernel)));
-                cases.push(case(ConvInputGrad { window, input_size: [height, width] }, [dy.clone(), w], sum_of(5 * kernel * kernel)));
-                cases.push(case(ConvWeightGrad { window }, [dy, x], sum_of(2 * out_h * out_w)));
+                let layout = Layout::ChannelsFirst;
+                let input_gradient = ConvInputGrad { window, input_size: [height, width], layout };
+                cases.push(case(Convolution { window, layout }, [x.clone(), w.clone()], sum_of(channels * kernel * kernel)));
+                cases.push(case(input_gradient.clone(), [dy.clone(), w.clone()], sum_of(5 * kernel * kernel)));
+                if channels == 3 {
+                    cases.push(case(input_gradient, [dy.clone(), w, x.clone()], sum_of(5 * kernel * kernel + 1)));
+                }
+                cases.push(case(ConvWeightGrad { window, layout }, [dy, x], sum_of(2 * out_h * out_w)));
             }
         }
     }
@@ -62,12 +70,13 @@ fn batch_norms(epsilon: f64, mean: f64) -> Vec<Case> {
         for (relu, residual) in [(false, false), (true, false), (true, true)] {
             let mut inputs = vec![x.clone(), scale.clone(), bias.clone()];
             inputs.extend(residual.then(|| r.normal(shape)));
-            let forward = BatchNormTrain { epsilon, relu };
+            let layout = Layout::ChannelsFirst;
+            let forward = BatchNormTrain { epsilon, relu, layout };
             let outputs = eval(forward.clone(), &inputs.iter().collect::<Vec<_>>());
             let [y, mean, variance] = &outputs[..] else { panic!("three outputs") };
             let mut gradient = vec![r.normal(shape), x.clone(), scale.clone(), mean.clone(), variance.clone()];
             gradient.extend(relu.then(|| y.clone()));
-            cases.push(case(BatchNormTrainGrad { epsilon, relu, residual }, gradient, tolerance));
+            cases.push(case(BatchNormTrainGrad { epsilon, relu, residual, layout }, gradient, tolerance));
             cases.push(case(forward, inputs, tolerance));
         }
     }
@@ -111,6 +120,48 @@ fn max_pool_gradients() -> Vec<Case> {
     cases
 }
 
+/// Poolings that give taps, and their gradients. Maps narrower than the window have taps on the padding on both sides of them.
+fn max_pools() -> Vec<Case> {
+    let r = &mut Random::new(17);
+    let (mut cases, layout) = (Vec::new(), Layout::ChannelsFirst);
+    for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 2, 2)] {
+        for [channels, height, width] in [[3, 8, 8], [5, 9, 7], [3, 5, 2], [3, 2, 5], [32, 16, 17]] {
+            let window = Window { kernel, stride, padding };
+            let (Some(_), Some(_)) = (window.output(height), window.output(width)) else { continue };
+            // Behind a ReLU many maxima are equal.
+            for x in [r.normal(&[2, channels, height, width]), r.normal(&[2, channels, height, width]).map(|x| x.max(0.0))] {
+                let forward = MaxPoolTrain { window, layout };
+                let taps = Input::from_array(DType::U8, Op::from(forward.clone()).eval(&[&x.values]).remove(1));
+                let gradient = MaxPoolTrainGrad { window, input_size: [height, width], layout };
+                cases.push(case(gradient, [r.normal(&taps.ty.shape), taps], sum_of(kernel * kernel)));
+                cases.push(case(forward, [x], 0.0));
+            }
+        }
+    }
+    cases
+}
+
+/// The cases whose maps have two layouts, in the other one.
+fn channels_last(cases: &[Case]) -> Vec<Case> {
+    let layout = Layout::ChannelsLast;
+    let permuted = |input: &Input| Input::from_array(input.ty.dtype, input.values.clone().permuted_axes(vec![0, 2, 3, 1]).as_standard_layout().into_owned());
+    let moved = cases.iter().filter(|case| case.inputs[0].ty.rank() == 4).map(|old| {
+        let (op, maps): (Op, &[usize]) = match old.op.clone() {
+            Op::Convolution(op) => (Convolution { layout, ..op }.into(), &[0]),
+            Op::ConvInputGrad(op) => (ConvInputGrad { layout, ..op }.into(), &[0, 2]),
+            Op::ConvWeightGrad(op) => (ConvWeightGrad { layout, ..op }.into(), &[0, 1]),
+            Op::BatchNormTrain(op) => (BatchNormTrain { layout, ..op }.into(), &[0, 3]),
+            Op::BatchNormTrainGrad(op) => (BatchNormTrainGrad { layout, ..op }.into(), &[0, 1, 5]),
+            Op::MaxPoolTrain(op) => (MaxPoolTrain { layout, ..op }.into(), &[0]),
+            Op::MaxPoolTrainGrad(op) => (MaxPoolTrainGrad { layout, ..op }.into(), &[0, 1]),
+            other => panic!("{other:?} has one layout"),
+        };
+        let inputs = old.inputs.iter().enumerate().map(|(index, input)| if maps.contains(&index) { permuted(input) } else { input.clone() });
+        case(op, inputs.collect::<Vec<_>>(), old.tolerance)
+    });
+    moved.collect()
+}
+
 fn row_and_activation_functions(epsilon: f64) -> Vec<Case> {
     let r = &mut Random::new(14);
     let mut rows = r.normal(&[6, 16]);
@@ -148,13 +199,18 @@ fn optimizer_steps() -> Vec<Case> {
 
 #[test]
 fn convolutions_and_gradients_agree() {
-    check_on_onnx_runtime(&convolutions_and_gradients(), &TARGETS);
+    let cases = convolutions_and_gradients();
+    check_on_onnx_runtime(&cases, &TARGETS);
+    check_on_onnx_runtime(&channels_last(&cases), &CHANNELS_LAST_TARGETS);
 }
 
 #[test]
 fn batch_norms_agree() {
-    check_on_onnx_runtime(&batch_norms(1e-5, 0.0), &TARGETS);
-    check_on_onnx_runtime(&batch_norms(1e-5, 10.0), &TARGETS);
+    for mean in [0.0, 10.0] {
+        let cases = batch_norms(1e-5, mean);
+        check_on_onnx_runtime(&cases, &TARGETS);
+        check_on_onnx_runtime(&channels_last(&cases), &CHANNELS_LAST_TARGETS);
+    }
 }
 
 /// ONNX Runtime's kernel may write statistics over memory that optimisations let two calls share.
@@ -162,21 +218,25 @@ fn batch_norms_agree() {
 fn batch_norms_that_share_their_parameters_keep_their_own_statistics() {
     let r = &mut Random::new(16);
     let epsilon = 1e-5;
-    for shape in [&[16, 3][..], &[4, 3, 4, 4]] {
+    let (first, last) = (Layout::ChannelsFirst, Layout::ChannelsLast);
+    for (layout, shape) in [(first, &[16, 3][..]), (first, &[4, 3, 4, 4]), (last, &[4, 4, 4, 3])] {
         let inputs = [r.normal(shape), r.normal(shape).map(|x| 2.0 * x), r.normal(&[3]), r.normal(&[3])];
         let mut g = Graph::new();
         let ids: Vec<_> = inputs.iter().enumerate().map(|(index, input)| g.input(&format!("x{index}"), input.ty.clone())).collect();
         let [a, b, scale, bias] = ids[..] else { unreachable!("four inputs") };
-        let mut forward = |x| g.apply_all(BatchNormTrain { epsilon, relu: false }, &[x, scale, bias]).expect("shapes fit");
+        let mut forward = |x| g.apply_all(BatchNormTrain { epsilon, relu: false, layout }, &[x, scale, bias]).expect("shapes fit");
         let (from_a, from_b) = (forward(a), forward(b));
         // Each gradient needs the other's output: both run after both forward passes.
         for (dy, x, own) in [(from_b[0], a, &from_a), (from_a[0], b, &from_b)] {
-            for gradient in g.apply_all(BatchNormTrainGrad { epsilon, relu: false, residual: false }, &[dy, x, scale, own[1], own[2]]).expect("shapes fit") {
+            for gradient in
+                g.apply_all(BatchNormTrainGrad { epsilon, relu: false, residual: false, layout }, &[dy, x, scale, own[1], own[2]]).expect("shapes fit")
+            {
                 g.output(&format!("y{}", g.outputs().len()), gradient);
             }
         }
         // dscale of independent values nearly cancels: a tenth of its terms' root sum of squares.
-        check_graph(&g, &inputs, &TARGETS, 10.0 * sum_of(64));
+        let targets: &[Target] = if layout == first { &TARGETS } else { &CHANNELS_LAST_TARGETS };
+        check_graph(&g, &inputs, targets, 10.0 * sum_of(64));
     }
 }
 
@@ -192,6 +252,13 @@ fn max_pool_gradients_agree() {
 }
 
 #[test]
+fn max_pools_that_give_taps_agree() {
+    let cases = max_pools();
+    check_on_onnx_runtime(&cases, &TARGETS);
+    check_on_onnx_runtime(&channels_last(&cases), &CHANNELS_LAST_TARGETS);
+}
+
+#[test]
 fn row_and_activation_functions_agree() {
     check_on_onnx_runtime(&row_and_activation_functions(1e-12), &TARGETS);
 }
@@ -204,6 +271,8 @@ fn optimizer_steps_agree() {
 #[test]
 fn functions_run_when_only_their_first_output_is_used() {
     let mut cases = batch_norms(1e-5, 0.0);
+    cases.extend(channels_last(&cases));
+    cases.extend(max_pools());
     cases.extend(row_and_activation_functions(1e-12));
     cases.extend(optimizer_steps());
     let cases: Vec<Case> = cases.into_iter().map(Case::first_output).collect();
@@ -212,9 +281,10 @@ fn functions_run_when_only_their_first_output_is_used() {
 
 #[test]
 fn bodies_equal_the_evaluation() {
-    check_bodies(&convolutions_and_gradients(), &TARGETS, SAME_FORMULA);
-    check_bodies(&batch_norms(1e-5, 0.0), &TARGETS, SAME_FORMULA);
-    check_bodies(&batch_norms(1e-5, 10.0), &TARGETS, SAME_FORMULA);
+    for cases in [convolutions_and_gradients(), batch_norms(1e-5, 0.0), batch_norms(1e-5, 10.0), max_pools()] {
+        check_bodies(&cases, &TARGETS, SAME_FORMULA);
+        check_bodies(&channels_last(&cases), &CHANNELS_LAST_TARGETS, SAME_FORMULA);
+    }
     check_bodies(&sinkhorns(0.05), &TARGETS, SAME_FORMULA);
     check_bodies(&sinkhorns(0.005), &TARGETS, SAME_FORMULA);
     check_bodies(&max_pool_gradients(), &TARGETS, SAME_FORMULA);

@@ -11,14 +11,24 @@ use runtime::session::environment::Library;
 /// What the tests of functions run on, and for.
 const LIBRARY: Library = Library::Stock;
 const TARGETS: [Target; 4] = [Target::Portable, Target::Cpu, Target::Cuda, Target::Directml];
+/// For cases with maps [N,H,W,C]: `native` has the bodies of `cpu` between transposes.
+const CHANNELS_LAST_TARGETS: [Target; 2] = [Target::Native, Target::Portable];
 
 /// Which test holds an operator's cases. A new operator does not compile until it stands here: give it a case there.
 #[allow(dead_code)]
 fn test_of(op: &Op) -> &'static str {
     match op {
-        Op::Add(_) | Op::Div(_) | Op::Exp(_) | Op::Log(_) | Op::Max(_) | Op::Mul(_) | Op::Neg(_) | Op::Reciprocal(_) | Op::Sqrt(_) | Op::Sub(_) => {
-            "elementwise_operators_agree"
-        }
+        Op::Add(_)
+        | Op::Div(_)
+        | Op::Exp(_)
+        | Op::IntegerDiv(_)
+        | Op::Log(_)
+        | Op::Max(_)
+        | Op::Mul(_)
+        | Op::Neg(_)
+        | Op::Reciprocal(_)
+        | Op::Sqrt(_)
+        | Op::Sub(_) => "elementwise_operators_agree",
         Op::Equal(_) | Op::Greater(_) | Op::HardSigmoid(_) | Op::Identity(_) | Op::Relu(_) | Op::Tanh(_) | Op::Where(_) => "elementwise_operators_agree",
         Op::Cast(_) => "casts_agree",
         Op::BatchNormalizationGrad(_) | Op::ConvGrad(_) | Op::MaxPoolGradKernel(_) => "those of functions, for the target ort-training",
@@ -34,6 +44,7 @@ fn test_of(op: &Op) -> &'static str {
         Op::Convolution(_) | Op::ConvInputGrad(_) | Op::ConvWeightGrad(_) => "convolutions_and_gradients_agree",
         Op::L2Normalize(_) | Op::ReluGrad(_) => "row_and_activation_functions_agree",
         Op::MaxPoolGrad(_) => "max_pool_gradients_agree",
+        Op::MaxPoolTrain(_) | Op::MaxPoolTrainGrad(_) => "max_pools_that_give_taps_agree",
         Op::AdamStep(_) | Op::LarsStep(_) | Op::SgdStep(_) => "optimizer_steps_agree",
         Op::SinkhornKnopp(_) => "sinkhorn_agrees",
     }

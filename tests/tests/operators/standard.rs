@@ -4,8 +4,8 @@ use graphgen::ir::DType;
 use graphgen::ops::conv::Window;
 use graphgen::ops::{
     Add, BatchNormalization, BatchNormalizationTraining, Cast, Concat, Conv, ConvTranspose, Div, Equal, Exp, Flatten, FusedMatMul, Gather, Gemm,
-    GlobalAveragePool, Greater, HardSigmoid, Identity, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, Reciprocal, ReduceMax, ReduceMean, ReduceSum,
-    Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
+    GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, Reciprocal, ReduceMax, ReduceMean,
+    ReduceSum, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
 };
 use graphgen::preset::Target;
 
@@ -26,6 +26,7 @@ fn elementwise_operators_agree() {
         cases.push(case(Sub, [r.normal(a), r.normal(b)], EPS));
         cases.push(case(Mul, [r.normal(a), r.normal(b)], EPS));
         cases.push(case(Div, [r.normal(a), r.positive(b)], EPS));
+        cases.push(case(IntegerDiv, [r.uniform(DType::I64, a, -20.0, 20.0), r.uniform(DType::I64, b, 1.0, 5.0)], 0.0));
         cases.push(case(Max, [r.normal(a), r.normal(b)], 0.0));
         cases.push(case(Greater, [r.normal(a), r.normal(b)], 0.0));
         cases.push(case(Equal, [r.uniform(DType::I64, a, 0.0, 3.0), r.uniform(DType::I64, b, 0.0, 3.0)], 0.0));

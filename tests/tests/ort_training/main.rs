@@ -23,6 +23,7 @@ use runtime::session::environment::Library;
 
 const LIBRARY: Library = Library::Training;
 const TARGETS: [Target; 1] = [Target::OrtTraining];
+const CHANNELS_LAST_TARGETS: [Target; 1] = [Target::Native];
 
 /// Writes the graphs again for ONNX Runtime 1.19, which cannot tell overloads apart.
 fn number_functions(manifest: &Manifest, kernels: KernelSet, directory: &Path) {
