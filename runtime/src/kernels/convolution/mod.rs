@@ -215,44 +215,6 @@ fn sum_over_pieces<P: Sync>(
     Ok(())
 }
 
-/// Parts of the batch that are summed on their own by [`sum_by_groups`]: fixed, so that the order of the additions does not
-/// depend on the threads.
-const GROUPS: usize = 16;
-
-/// Sums that a task adds up over the groups.
-const SUMS_AT_ONCE: usize = 4096;
-
-/// As [`sum_over_pieces`], but a piece is added to all of `sums` as soon as it is filled: for sums that fit the cache beside it.
-/// Every group of pieces has sums of its own, which are added up at the end.
-fn sum_by_groups<P: Sync>(
-    with: &Resources,
-    pieces: &[P],
-    piece_len: usize,
-    fill: impl Fn(&P, &mut [f32]) + Sync,
-    sums: &mut [f32],
-    add: impl Fn(&P, &[f32], &mut [f32]) + Sync,
-) -> Result<(), KernelError> {
-    let pieces: Vec<&[P]> = pieces.chunks(pieces.len().div_ceil(GROUPS).max(1)).collect();
-    let mut groups = with.pool.take(pieces.len() * sums.len());
-    for_each(with.parallel, groups.chunks_exact_mut(sums.len()).zip(&pieces), |_, (sums, pieces)| {
-        let mut values = with.pool.take(piece_len);
-        sums.fill(0.0);
-        for piece in *pieces {
-            fill(piece, &mut values);
-            add(piece, &values, sums);
-        }
-    })?;
-    let (groups, len) = (&groups, sums.len());
-    for_each(with.parallel, sums.chunks_mut(SUMS_AT_ONCE), |part, sums| {
-        sums.fill(0.0);
-        for group in groups.chunks_exact(len) {
-            for (sum, value) in sums.iter_mut().zip(&group[part * SUMS_AT_ONCE..]) {
-                *sum += value;
-            }
-        }
-    })
-}
-
 /// Channels up to which the taps of an output are gathered into one row: a row of a single tap would be mostly padding.
 const FEW_CHANNELS: usize = 8;
 

@@ -7,6 +7,7 @@ mod weight_gradient;
 
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use pulp::{Simd, WithSimd};
 
@@ -25,8 +26,8 @@ const PIECE_OUTPUTS: (usize, usize) = (48, 192);
 /// that pass by.
 const PIECE_ELEMENTS: usize = 128 * 1024;
 
-/// Pieces of a batch of small maps at least: enough for the threads to share.
-const PIECES: usize = 8;
+/// Pieces of a batch from which on the threads share those; of fewer, they share the outputs' channels.
+const MANY_PIECES: usize = 8;
 
 /// Images of a piece are a multiple of this, if they are more: outputs at one place of the map then fill whole tiles.
 const IMAGES: usize = 12;
@@ -94,6 +95,7 @@ impl Taps {
 
 /// A part of every image's outputs.
 struct Strip {
+    number: usize,
     outputs: Range<usize>,
     /// What their taps see.
     sources: Range<usize>,
@@ -102,15 +104,15 @@ struct Strip {
 }
 
 impl Strip {
-    fn new(taps: &Taps, outputs: Range<usize>) -> Strip {
+    fn new(number: usize, taps: &Taps, outputs: Range<usize>) -> Strip {
         if taps.identity {
-            return Strip { order: outputs.clone().collect(), sources: outputs.clone(), outputs };
+            return Strip { number, order: outputs.clone().collect(), sources: outputs.clone(), outputs };
         }
         let seen = || outputs.clone().flat_map(|output| taps.of(output)).filter(|&&source| source != OUTSIDE).map(|&source| source as usize);
         let sources = seen().min().map_or(0..0, |first| first..seen().max().unwrap_or(first) + 1);
         let mut order: Vec<usize> = outputs.clone().collect();
         order.sort_by(|&a, &b| taps.compare(a, b));
-        Strip { outputs, sources, order }
+        Strip { number, outputs, sources, order }
     }
 }
 
@@ -121,6 +123,8 @@ struct Plan {
     sources: Sources,
     /// Elements of a row of outputs.
     to: usize,
+    /// Whether some elements of rows or outputs stand for no channel.
+    padding: bool,
     images: usize,
     strips: Vec<Strip>,
 }
@@ -133,17 +137,24 @@ struct Piece<'a> {
     strip: &'a Strip,
 }
 
+impl Piece<'_> {
+    /// Outputs.
+    fn rows(&self) -> usize {
+        self.images * self.strip.outputs.len()
+    }
+}
+
 impl Plan {
     fn new(batch: usize, taps: Taps, sources: Sources, to: usize) -> Plan {
-        let (outputs, to) = (taps.outputs(), padded(to));
+        let (outputs, to, padding) = (taps.outputs(), padded(to), sources.has_padding() || !to.is_multiple_of(PANEL));
         let elements = sources.rows_of_image() * sources.depth() + outputs * to;
         let of_piece = (PIECE_ELEMENTS * outputs / elements.max(1)).clamp(PIECE_OUTPUTS.0, PIECE_OUTPUTS.1);
-        let images = (of_piece / outputs.max(1)).min(batch / PIECES);
+        let images = (of_piece / outputs.max(1)).min(batch);
         let images = if images > IMAGES { images / IMAGES * IMAGES } else { images.max(1) };
         let whole_rows = (of_piece / taps.width).max(1) * taps.width;
         let len = if images > 1 { outputs } else { whole_rows.min(outputs) };
-        let strips = (0..outputs).step_by(len.max(1)).map(|first| Strip::new(&taps, first..(first + len).min(outputs))).collect();
-        Plan { batch, taps, sources, to, images, strips }
+        let strips = (0..outputs).step_by(len.max(1)).enumerate().map(|(number, first)| Strip::new(number, &taps, first..(first + len).min(outputs))).collect();
+        Plan { batch, taps, sources, to, padding, images, strips }
     }
 
     /// That of y from x.
@@ -173,8 +184,9 @@ impl Plan {
         (most(|strip| strip.sources.len()), most(|strip| strip.outputs.len()))
     }
 
-    /// Multiplies every piece of the batch. `pack` fills a panel of the weights as a product wants them, zeros before:
-    /// [tap][depth][[`PANEL`]], the weights of [`PANEL`] channels of the outputs at a tap and an element of its row.
+    /// Multiplies every piece of the batch. `pack` fills a panel of the weights as a product wants them:
+    /// [tap][depth][[`PANEL`]], the weights of [`PANEL`] channels of the outputs at a tap and an element of its row; what
+    /// stands for no weight is zero before.
     fn run(
         &self,
         with: &Resources,
@@ -183,25 +195,87 @@ impl Plan {
         addend: Option<&[f32]>,
         outputs: &mut [f32],
     ) -> Result<(), KernelError> {
-        let &Resources { parallel, pool, arch } = with;
-        let panel_len = self.taps.taps * self.sources.depth() * PANEL;
-        let mut packed = pool.take(panel_len * self.to / PANEL);
-        for_each(parallel, packed.chunks_exact_mut(panel_len), |panel, packed| {
-            packed.fill(0.0);
+        let pieces: Vec<Piece> = self.pieces().collect();
+        let pack = |panel: usize, packed: &mut [f32]| {
+            if self.padding {
+                packed.fill(0.0);
+            }
             pack(panel * PANEL, packed);
-        })?;
+        };
+        if pieces.len() < MANY_PIECES {
+            self.run_by_panels(with, maps, &pieces, pack, addend, outputs)
+        } else {
+            self.run_by_pieces(with, maps, &pieces, pack, addend, outputs)
+        }
+    }
+
+    /// A task packs a panel of weights, which its core's cache holds, and multiplies all pieces with it.
+    fn run_by_panels(
+        &self,
+        with: &Resources,
+        maps: &[f32],
+        pieces: &[Piece],
+        pack: impl Fn(usize, &mut [f32]) + Sync,
+        addend: Option<&[f32]>,
+        outputs: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let &Resources { parallel, pool, arch } = with;
+        let (panel_len, to) = (self.panel_len(), self.to);
+        let outputs = Mutex::new(outputs);
+        for_each(parallel, 0..to / PANEL, |_, panel| {
+            let mut packed = pool.take(panel_len);
+            pack(panel, &mut packed);
+            for &piece in pieces {
+                let mut products = pool.take(piece.rows() * PANEL);
+                arch.dispatch(Multiply { plan: self, piece, maps, packed: &packed, products: &mut products, pool });
+                let mut outputs = outputs.lock().unwrap_or_else(PoisonError::into_inner);
+                let first = self.first_output(piece);
+                for (row, products) in products.chunks_exact(PANEL).enumerate() {
+                    let start = first + row * to + panel * PANEL;
+                    arch.dispatch(Deliver { products, addend: addend.map(|addend| &addend[start..][..PANEL]), outputs: &mut outputs[start..][..PANEL] });
+                }
+            }
+        })
+    }
+
+    /// All weights are packed first; a task multiplies a piece with them. Tiles of a product write a few elements of many
+    /// rows, the map wants whole rows one after the other: through memory that the cache holds, large maps take three
+    /// quarters of the time.
+    fn run_by_pieces(
+        &self,
+        with: &Resources,
+        maps: &[f32],
+        pieces: &[Piece],
+        pack: impl Fn(usize, &mut [f32]) + Sync,
+        addend: Option<&[f32]>,
+        outputs: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let &Resources { parallel, pool, arch } = with;
+        let mut packed = pool.take(self.panel_len() * self.to / PANEL);
+        for_each(parallel, packed.chunks_exact_mut(self.panel_len()), |panel, packed| pack(panel, packed))?;
         let packed = &packed;
         let mut rest = outputs;
-        let parts = self.pieces().map(|piece| {
-            let (own, behind) = std::mem::take(&mut rest).split_at_mut(piece.images * piece.strip.outputs.len() * self.to);
+        let parts = pieces.iter().map(|&piece| {
+            let (own, behind) = std::mem::take(&mut rest).split_at_mut(piece.rows() * self.to);
             rest = behind;
             (piece, own)
         });
         for_each(parallel, parts, |_, (piece, outputs)| {
-            let first = (piece.image * self.taps.outputs() + piece.strip.outputs.start) * self.to;
-            let addend = addend.map(|addend| &addend[first..first + outputs.len()]);
-            arch.dispatch(Multiply { plan: self, piece, maps, packed, addend, outputs, pool });
+            let mut products = pool.take(outputs.len());
+            arch.dispatch(Multiply { plan: self, piece, maps, packed, products: &mut products, pool });
+            let addend = addend.map(|addend| &addend[self.first_output(piece)..][..outputs.len()]);
+            arch.dispatch(Deliver { products: &products, addend, outputs });
         })
+    }
+
+    /// Elements of a panel of weights.
+    fn panel_len(&self) -> usize {
+        self.taps.taps * self.sources.depth() * PANEL
+    }
+
+    /// Where a piece's outputs begin.
+    fn first_output(&self, piece: Piece) -> usize {
+        (piece.image * self.taps.outputs() + piece.strip.outputs.start) * self.to
     }
 }
 
@@ -279,15 +353,14 @@ impl WithSimd for PackForward<'_> {
     }
 }
 
-/// The outputs of a piece.
+/// The products of a piece with some panels of weights.
 struct Multiply<'a> {
     plan: &'a Plan,
     piece: Piece<'a>,
     maps: &'a [f32],
     packed: &'a [f32],
-    /// Of the piece, like `outputs`.
-    addend: Option<&'a [f32]>,
-    outputs: &'a mut [f32],
+    /// [outputs][panels · [`PANEL`]]
+    products: &'a mut [f32],
     pool: &'a ScratchPool,
 }
 
@@ -296,8 +369,8 @@ impl WithSimd for Multiply<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Multiply { plan, piece, maps, packed, addend, outputs, pool } = self;
-        let Plan { taps, sources, to, .. } = plan;
+        let Multiply { plan, piece, maps, packed, products, pool } = self;
+        let Plan { taps, sources, .. } = plan;
         let Piece { images, strip, .. } = piece;
         let depth = sources.depth();
         let copied = sources.copied_stride().map(|stride| {
@@ -311,30 +384,35 @@ impl WithSimd for Multiply<'_> {
         };
         let mut zeros = pool.take(depth);
         zeros.fill(0.0);
-        let count = strip.outputs.len();
-        let (mut numbers, mut places) = (Vec::with_capacity(images * count * taps.taps), Vec::with_capacity(images * count));
+        let (mut numbers, mut places) = (Vec::with_capacity(piece.rows() * taps.taps), Vec::with_capacity(piece.rows()));
         for (&output, image) in strip.order.iter().flat_map(|output| (0..images).map(move |image| (output, image))) {
             let start = (image * between_images) as u32;
             numbers.extend(taps.of(output).iter().map(|&source| if source == OUTSIDE { OUTSIDE } else { start + source - first as u32 }));
-            places.push((image * count + output - strip.outputs.start) as u32);
+            places.push((image * strip.outputs.len() + output - strip.outputs.start) as u32);
         }
-        // Tiles write a few elements of many rows; the map wants whole rows one after the other: through memory that the cache
-        // holds it takes three quarters of the time on large maps.
-        let mut products = pool.take(outputs.len());
-        let gathered = Gathered { rows: &numbers, taps: taps.taps, places: &places, depth, a_stride: stride, zeros: &zeros, c_stride: *to };
-        gathered_times_panels(simd, &gathered, rows, packed, &mut products);
-        match addend {
-            Some(addend) => add(simd, &products, addend, outputs),
-            None => outputs.copy_from_slice(&products),
-        }
+        let c_stride = products.len() / piece.rows();
+        let gathered = Gathered { rows: &numbers, taps: taps.taps, places: &places, depth, a_stride: stride, zeros: &zeros, c_stride };
+        gathered_times_panels(simd, &gathered, rows, packed, products);
     }
 }
 
-/// `sums = a + b`, of whole vectors.
-#[inline(always)]
-fn add<S: Simd>(simd: S, a: &[f32], b: &[f32], sums: &mut [f32]) {
-    let ((a, _), (b, _), (sums, _)) = (S::as_simd_f32s(a), S::as_simd_f32s(b), S::as_mut_simd_f32s(sums));
-    for index in 0..sums.len() {
-        sums[index] = simd.add_f32s(a[index], b[index]);
+/// Takes products, plus what is to be added to them, to the map.
+struct Deliver<'a> {
+    products: &'a [f32],
+    addend: Option<&'a [f32]>,
+    outputs: &'a mut [f32],
+}
+
+impl WithSimd for Deliver<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Deliver { products, addend, outputs } = self;
+        let Some(addend) = addend else { return outputs.copy_from_slice(products) };
+        let ((products, _), (addend, _), (outputs, _)) = (S::as_simd_f32s(products), S::as_simd_f32s(addend), S::as_mut_simd_f32s(outputs));
+        for index in 0..outputs.len() {
+            outputs[index] = simd.add_f32s(products[index], addend[index]);
+        }
     }
 }

@@ -23,19 +23,26 @@ pub(super) struct Sources {
     image_len: usize,
     rows_of_image: usize,
     depth: usize,
+    /// Elements of a row that stand for something.
+    filled: usize,
 }
 
 impl Sources {
     /// The pixels of maps in rows of whole panels.
     pub fn pixels(pixels: usize, channels: usize) -> Sources {
         let depth = padded(channels);
-        Sources { kind: Kind::Pixels, image_len: pixels * depth, rows_of_image: pixels, depth }
+        Sources { kind: Kind::Pixels, image_len: pixels * depth, rows_of_image: pixels, depth, filled: channels }
     }
 
     /// A row of all taps, channels innermost, for every output of a convolution of few channels.
     pub fn columns(geometry: Geometry) -> Sources {
-        let depth = padded(geometry.channels * geometry.taps());
-        Sources { kind: Kind::Columns(geometry), image_len: geometry.pixels() * geometry.channels, rows_of_image: geometry.out_pixels(), depth }
+        let filled = geometry.channels * geometry.taps();
+        let image_len = geometry.pixels() * geometry.channels;
+        Sources { kind: Kind::Columns(geometry), image_len, rows_of_image: geometry.out_pixels(), depth: padded(filled), filled }
+    }
+
+    pub fn has_padding(&self) -> bool {
+        self.filled < self.depth
     }
 
     pub fn is_columns(&self) -> bool {
