@@ -17,6 +17,9 @@ use super::gemm::PANEL;
 use super::operator::{Attributes, Dense, Input, Output};
 use super::parallel::{KernelError, for_each};
 
+/// Products with a weight that take as long as writing or reading it in memory once: measured on the 3x3 layers of ResNet-50.
+const PASS_PRODUCTS: usize = 56;
+
 /// Sizes of a convolution x [batch, height, width, channels] → y [batch, out_height, out_width, out].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Geometry {
@@ -33,9 +36,18 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// Whether tiles of 4x4 outputs take fewer multiplications than the nine taps, and the channels fill their padding.
-    fn suits_winograd(&self) -> bool {
-        (self.kernel, self.stride, self.padding) == (3, 1, 1) && self.height.min(self.width) >= 3 && self.channels.min(self.out) >= PANEL
+    /// Whether Winograd's points take less time than the nine taps, by this model: both multiply matrices of channels, the
+    /// points 36 a tile, the taps one for each tap of a pixel that is on the map; and there are 36 points to a weight's nine
+    /// taps, each of them written and read `passes` times. On maps of a few tiles those passes are most of the work.
+    fn suits_winograd(&self, passes: usize) -> bool {
+        if (self.kernel, self.stride, self.padding) != (3, 1, 1) || self.height.min(self.width) < 3 || self.channels.min(self.out) < PANEL {
+            return false;
+        }
+        let tiles = self.height.div_ceil(tiles::OUTPUT) * self.width.div_ceil(tiles::OUTPUT);
+        let by_points = tiles::POINTS * (self.batch * tiles + passes * PASS_PRODUCTS);
+        let taps_on_map = |side: usize| 3 * side - 2;
+        let by_taps = self.batch * taps_on_map(self.height) * taps_on_map(self.width) + self.taps() * passes * PASS_PRODUCTS;
+        by_points < by_taps
     }
 
     /// Whether every output sees the pixel at its own place and no other.
@@ -226,7 +238,7 @@ fn sources<'a>(with: &Resources<'a>, geometry: Geometry, x: &'a [f32]) -> Result
 /// y = x * w; w [out, channels, kernel, kernel].
 fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
     let x = sources(with, geometry, x)?;
-    fill_panel_rows(with, y, geometry.out, None, |y, _| match geometry.suits_winograd() {
+    fill_panel_rows(with, y, geometry.out, None, |y, _| match geometry.suits_winograd(2) {
         true => tiles::forward(with, geometry, &x, w, y),
         false => taps::forward(with, geometry, &x, w, y),
     })
@@ -235,7 +247,7 @@ fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [
 /// dx from dy and w, plus the addend.
 fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], addend: Option<&[f32]>, dx: &mut [f32]) -> Result<(), KernelError> {
     let dy = PanelRows::new(with, dy, geometry.out)?;
-    fill_panel_rows(with, dx, geometry.channels, addend, |dx, addend| match geometry.suits_winograd() {
+    fill_panel_rows(with, dx, geometry.channels, addend, |dx, addend| match geometry.suits_winograd(2) {
         true => tiles::input_gradient(with, geometry, &dy, w, addend, dx),
         false => taps::input_gradient(with, geometry, &dy, w, addend, dx),
     })
@@ -244,5 +256,5 @@ fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], a
 /// dw from dy and x.
 fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
     let (dy, x) = (PanelRows::new(with, dy, geometry.out)?, sources(with, geometry, x)?);
-    if geometry.suits_winograd() { tiles::weight_gradient(with, geometry, &dy, &x, dw) } else { taps::weight_gradient(with, geometry, &dy, &x, dw) }
+    if geometry.suits_winograd(3) { tiles::weight_gradient(with, geometry, &dy, &x, dw) } else { taps::weight_gradient(with, geometry, &dy, &x, dw) }
 }

@@ -34,6 +34,7 @@ fn cases() -> Vec<Geometry> {
         geometry(5, 32, 64, [5, 9], three),
         geometry(1, 64, 32, [30, 61], three),
         geometry(70, 33, 32, [3, 3], three),
+        geometry(300, 32, 32, [4, 4], three),
         geometry(4, 40, 24, [2, 2], three),
         geometry(2, 16, 17, [6, 5], three),
         geometry(3, 9, 5, [6, 6], three),
@@ -80,7 +81,7 @@ fn check(kernel: impl Fn(Window, Geometry, &Case) -> Vec<f32>, len: impl Fn(&Cas
         let error = distance(&actual, &expected);
         // Winograd's transforms lose about one digit; rounding grows with the root of a sum's length.
         let length = (g.channels * g.taps()) as f64;
-        assert!(error < if g.suits_winograd() { 3e-6 } else { 5e-7 * (length / 512.0).sqrt().max(1.0) }, "{g:?}: {error:e}");
+        assert!(error < if g.suits_winograd(2) || g.suits_winograd(3) { 3e-6 } else { 5e-7 * (length / 512.0).sqrt().max(1.0) }, "{g:?}: {error:e}");
     }
 }
 

@@ -3,7 +3,8 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::winograd::{OUTPUT, POINTS, Points, Strip, TAPS, gradient_points, input_points, output_rows, weight_gradient as gather, weight_points};
+pub(super) use super::winograd::{OUTPUT, POINTS};
+use super::winograd::{Points, Strip, TAPS, gradient_points, input_points, output_rows, weight_gradient as gather, weight_points};
 use super::{Geometry, Resources, sum_over_pieces};
 use crate::kernels::channel_last::padded;
 use crate::kernels::gemm::{PANEL, Shape, add_outer_products, rows_times_panels};
