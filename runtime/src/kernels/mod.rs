@@ -8,6 +8,7 @@ mod batch_norm;
 mod channel_last;
 mod convolution;
 mod gemm;
+mod max_pool;
 mod operator;
 mod parallel;
 mod peak;

@@ -31,9 +31,10 @@ pub fn native_functions(kernels: KernelSet, sinkhorn: Option<usize>) -> Vec<&'st
         names.push(SINKHORN);
     }
     if kernels == KernelSet::Native {
-        use super::{batch_norm, convolution};
+        use super::{batch_norm, convolution, max_pool};
         names.extend([convolution::Forward::NAME, convolution::InputGradient::NAME, convolution::WeightGradient::NAME]);
         names.extend([batch_norm::BatchNormTrain::NAME, batch_norm::BatchNormTrainGrad::NAME]);
+        names.extend([max_pool::MaxPoolTrain::NAME, max_pool::MaxPoolTrainGrad::NAME]);
     }
     names
 }
@@ -58,12 +59,14 @@ pub fn native_operators(kernels: KernelSet, sinkhorn: Option<usize>) -> ort::Res
             .add(Native::<super::convolution::InputGradient>::new(&pool))?
             .add(Native::<super::convolution::WeightGradient>::new(&pool))?
             .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
-            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?;
+            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?
+            .add(Native::<super::max_pool::MaxPoolTrain>::new(&pool))?
+            .add(Native::<super::max_pool::MaxPoolTrainGrad>::new(&pool))?;
     }
     Ok(Some(domain))
 }
 
-/// A kernel on f32 tensors whose shapes are known from those of its inputs.
+/// A kernel on tensors of f32 and u8 whose shapes are known from those of its inputs.
 pub(super) trait Dense: Sized + Send + Sync + 'static {
     /// Name of the function.
     const NAME: &'static str;
@@ -71,6 +74,8 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
     const INPUTS: (usize, usize);
     /// Numbers of required and of optional outputs.
     const OUTPUTS: (usize, usize);
+    /// Which inputs and which outputs are u8; all others are f32.
+    const BYTES: (&'static [usize], &'static [usize]) = (&[], &[]);
 
     /// Reads the attributes of a call.
     fn read(attributes: &Attributes) -> Result<Self, String>;
@@ -86,21 +91,80 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Input<'a> {
     pub shape: &'a [usize],
-    pub data: &'a [f32],
+    pub elements: Elements<'a>,
+}
+
+/// The elements of an [`Input`].
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Elements<'a> {
+    F32(&'a [f32]),
+    U8(&'a [u8]),
+}
+
+impl<'a> Input<'a> {
+    /// The elements of a tensor of f32.
+    pub fn f32(&self) -> Result<&'a [f32], KernelError> {
+        match self.elements {
+            Elements::F32(elements) => Ok(elements),
+            Elements::U8(_) => Err(unexpected("f32", "u8", self.shape)),
+        }
+    }
+
+    /// The elements of a tensor of u8.
+    pub fn u8(&self) -> Result<&'a [u8], KernelError> {
+        match self.elements {
+            Elements::U8(elements) => Ok(elements),
+            Elements::F32(_) => Err(unexpected("u8", "f32", self.shape)),
+        }
+    }
 }
 
 /// A tensor that a kernel fills.
 #[derive(Debug)]
 pub(super) struct Output<'a> {
     pub shape: &'a [usize],
-    pub data: &'a mut [f32],
+    pub elements: ElementsMut<'a>,
+}
+
+/// The elements of an [`Output`].
+#[derive(Debug)]
+pub(super) enum ElementsMut<'a> {
+    F32(&'a mut [f32]),
+    U8(&'a mut [u8]),
+}
+
+impl<'a> Output<'a> {
+    /// The elements of a tensor of f32.
+    pub fn f32(self) -> Result<&'a mut [f32], KernelError> {
+        match self.elements {
+            ElementsMut::F32(elements) => Ok(elements),
+            ElementsMut::U8(_) => Err(unexpected("f32", "u8", self.shape)),
+        }
+    }
+
+    /// The elements of a tensor of u8.
+    pub fn u8(self) -> Result<&'a mut [u8], KernelError> {
+        match self.elements {
+            ElementsMut::U8(elements) => Ok(elements),
+            ElementsMut::F32(_) => Err(unexpected("u8", "f32", self.shape)),
+        }
+    }
+}
+
+fn unexpected(expected: &str, actual: &str, shape: &[usize]) -> KernelError {
+    KernelError::Shape(format!("expected a tensor of {expected}, got {actual} {shape:?}"))
+}
+
+/// The outputs of a kernel that has `COUNT` of them.
+pub(super) fn exactly<const COUNT: usize>(outputs: Vec<Output>) -> Result<[Output; COUNT], KernelError> {
+    outputs.try_into().map_err(|outputs: Vec<Output>| KernelError::Shape(format!("expected {COUNT} outputs, got {}", outputs.len())))
 }
 
 /// Attributes as they are written at the call site: a function's defaults do not reach a kernel.
 pub(super) struct Attributes<'a> {
-    ints: &'a dyn Fn(&str) -> Option<Vec<i64>>,
-    int: &'a dyn Fn(&str) -> Option<i64>,
-    float: &'a dyn Fn(&str) -> Option<f32>,
+    pub(super) ints: &'a dyn Fn(&str) -> Option<Vec<i64>>,
+    pub(super) int: &'a dyn Fn(&str) -> Option<i64>,
+    pub(super) float: &'a dyn Fn(&str) -> Option<f32>,
 }
 
 impl Attributes<'_> {
@@ -113,6 +177,11 @@ impl Attributes<'_> {
     /// 0 or 1.
     pub fn flag(&self, name: &str) -> Result<bool, String> {
         (self.int)(name).map(|value| value != 0).ok_or_else(|| format!("attribute {name} is not written at the call site"))
+    }
+
+    /// Refuses channels-first maps.
+    pub fn expect_channels_last(&self) -> Result<(), String> {
+        if self.flag("channels_last")? { Ok(()) } else { Err("expected channels-last maps: export the graphs for the target native".into()) }
     }
 
     /// A number.
@@ -133,6 +202,10 @@ impl<K> Native<K> {
     }
 }
 
+fn element_type(bytes: &[usize], index: usize) -> TensorElementType {
+    if bytes.contains(&index) { TensorElementType::Uint8 } else { TensorElementType::Float32 }
+}
+
 fn named<K: Dense>(problem: impl std::fmt::Display) -> ort::Error {
     ort::Error::new(format!("{}: {problem}", K::NAME))
 }
@@ -146,14 +219,18 @@ impl<K: Dense> Operator for Native<K> {
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         let (required, optional) = K::INPUTS;
-        let (f32, all) = (TensorElementType::Float32, required + optional);
-        (0..all).map(move |index| if index < required { OperatorInput::required(f32) } else { OperatorInput::optional(f32) })
+        (0..required + optional).map(move |index| {
+            let ty = element_type(K::BYTES.0, index);
+            if index < required { OperatorInput::required(ty) } else { OperatorInput::optional(ty) }
+        })
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         let (required, optional) = K::OUTPUTS;
-        let (f32, all) = (TensorElementType::Float32, required + optional);
-        (0..all).map(move |index| if index < required { OperatorOutput::required(f32) } else { OperatorOutput::optional(f32) })
+        (0..required + optional).map(move |index| {
+            let ty = element_type(K::BYTES.1, index);
+            if index < required { OperatorOutput::required(ty) } else { OperatorOutput::optional(ty) }
+        })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
@@ -169,7 +246,7 @@ impl<K: Dense> Operator for Native<K> {
         for (index, shape) in outputs.into_iter().enumerate() {
             let shape = Shape::new(shape.into_iter().map(|size| size as i64));
             let dimension_symbols = ort::value::SymbolicDimensions::empty(shape.len());
-            context.set_output(index, &ValueType::Tensor { ty: TensorElementType::Float32, shape, dimension_symbols })?;
+            context.set_output(index, &ValueType::Tensor { ty: element_type(K::BYTES.1, index), shape, dimension_symbols })?;
         }
         Ok(())
     }
@@ -189,18 +266,36 @@ fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, a
     if values.len() < K::INPUTS.0 {
         return Err(named::<K>(format!("expected {} inputs, got {}", K::INPUTS.0, values.len())));
     }
-    let tensors = values.iter().map(|value| value.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
+    let tensors = values.iter().enumerate().map(|(index, value)| {
+        if K::BYTES.0.contains(&index) {
+            value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::U8(elements)))
+        } else {
+            value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::F32(elements)))
+        }
+    });
+    let tensors = tensors.collect::<ort::Result<Vec<_>>>()?;
     let shapes: Vec<Vec<usize>> = tensors.iter().map(|(shape, _)| shape.iter().map(|&size| size as usize).collect()).collect();
-    let inputs: Vec<Input> = shapes.iter().zip(&tensors).map(|(shape, &(_, data))| Input { shape, data }).collect();
+    let inputs: Vec<Input> = shapes.iter().zip(&tensors).map(|(shape, &(_, elements))| Input { shape, elements }).collect();
     let sizes = kernel.infer(&shapes).map_err(named::<K>)?;
     let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
     // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
-    let mut unread: Vec<Vec<f32>> =
-        sizes.iter().zip(&values).map(|(shape, value)| vec![0.0; if value.is_none() { shape.iter().product() } else { 0 }]).collect();
-    let outputs = values.iter_mut().zip(&mut unread).zip(&sizes).map(|((value, unread), shape)| match value {
-        Some(value) => Ok(Output { shape, data: value.try_extract_tensor_mut::<f32>()?.1 }),
-        None => Ok(Output { shape, data: unread }),
-    });
-    let outputs = outputs.collect::<ort::Result<Vec<_>>>()?;
+    let mut unread: Vec<(Vec<f32>, Vec<u8>)> = sizes.iter().map(|_| Default::default()).collect();
+    let mut outputs = Vec::with_capacity(sizes.len());
+    for (index, ((value, (floats, bytes)), shape)) in values.iter_mut().zip(&mut unread).zip(&sizes).enumerate() {
+        let len = shape.iter().product();
+        let elements = match (value, K::BYTES.1.contains(&index)) {
+            (Some(value), true) => ElementsMut::U8(value.try_extract_tensor_mut()?.1),
+            (Some(value), false) => ElementsMut::F32(value.try_extract_tensor_mut()?.1),
+            (None, true) => {
+                bytes.resize(len, 0);
+                ElementsMut::U8(bytes)
+            }
+            (None, false) => {
+                floats.resize(len, 0.0);
+                ElementsMut::F32(floats)
+            }
+        };
+        outputs.push(Output { shape, elements });
+    }
     kernel.compute(&Resources { parallel: &OrtPool(context), pool, arch }, &inputs, outputs).map_err(named::<K>)
 }

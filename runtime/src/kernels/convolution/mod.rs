@@ -13,7 +13,7 @@ mod tests;
 
 use super::Resources;
 use super::gemm::PANEL;
-use super::operator::{Attributes, Dense, Input, Output};
+use super::operator::{Attributes, Dense, Input, Output, exactly};
 use super::parallel::{KernelError, for_each};
 
 /// Sizes of a convolution x [batch, channels, height, width] → y [batch, out, out_height, out_width].
@@ -60,14 +60,14 @@ impl Geometry {
 
 /// Kernel, stride and padding, the same both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Window {
-    kernel: usize,
-    stride: usize,
-    padding: usize,
+pub(super) struct Window {
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
 }
 
 impl Window {
-    fn read(attributes: &Attributes) -> Result<Window, String> {
+    pub fn read(attributes: &Attributes) -> Result<Window, String> {
         let same = |name: &str| {
             let values = attributes.sizes(name)?;
             let &first = values.first().ok_or_else(|| format!("attribute {name} is empty"))?;
@@ -83,13 +83,13 @@ impl Window {
         Ok(window)
     }
 
-    fn output(self, side: usize) -> Result<usize, String> {
+    pub fn output(self, side: usize) -> Result<usize, String> {
         let room = (side + 2 * self.padding).checked_sub(self.kernel).ok_or_else(|| format!("a side of {side} is smaller than {self:?}"))?;
         Ok(room / self.stride + 1)
     }
 }
 
-fn rank_four<const COUNT: usize>(shapes: &[Vec<usize>]) -> Result<[[usize; 4]; COUNT], String> {
+pub(super) fn rank_four<const COUNT: usize>(shapes: &[Vec<usize>]) -> Result<[[usize; 4]; COUNT], String> {
     let shapes: Option<Vec<[usize; 4]>> = shapes.iter().map(|shape| shape.as_slice().try_into().ok()).collect();
     shapes.and_then(|shapes| shapes.try_into().ok()).ok_or_else(|| format!("expected {COUNT} tensors of 4 dimensions"))
 }
@@ -114,9 +114,9 @@ impl Dense for Forward {
         Ok(vec![vec![x[0], w[0], self.0.output(x[2])?, self.0.output(x[3])?]])
     }
 
-    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
-        let ([x, w], y) = ([inputs[0], inputs[1]], &mut outputs[0]);
-        forward(with, Geometry::new(self.0, x.shape, y.shape), x.data, w.data, y.data)
+    fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([x, w], [y]) = ([inputs[0], inputs[1]], exactly(outputs)?);
+        forward(with, Geometry::new(self.0, x.shape, y.shape), x.f32()?, w.f32()?, y.f32()?)
     }
 }
 
@@ -147,9 +147,9 @@ impl Dense for InputGradient {
         Ok(vec![vec![dy[0], w[1], height, width]])
     }
 
-    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
-        let ([dy, w], dx) = ([inputs[0], inputs[1]], &mut outputs[0]);
-        input_gradient(with, Geometry::new(self.window, dx.shape, dy.shape), dy.data, w.data, dx.data)
+    fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([dy, w], [dx]) = ([inputs[0], inputs[1]], exactly(outputs)?);
+        input_gradient(with, Geometry::new(self.window, dx.shape, dy.shape), dy.f32()?, w.f32()?, dx.f32()?)
     }
 }
 
@@ -173,9 +173,9 @@ impl Dense for WeightGradient {
         Ok(vec![vec![dy[1], x[1], self.0.kernel, self.0.kernel]])
     }
 
-    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
-        let ([dy, x], dw) = ([inputs[0], inputs[1]], &mut outputs[0]);
-        weight_gradient(with, Geometry::new(self.0, x.shape, dy.shape), dy.data, x.data, dw.data)
+    fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([dy, x], [dw]) = ([inputs[0], inputs[1]], exactly(outputs)?);
+        weight_gradient(with, Geometry::new(self.0, x.shape, dy.shape), dy.f32()?, x.f32()?, dw.f32()?)
     }
 }
 
