@@ -10,6 +10,7 @@ mod convolution;
 mod gemm;
 mod max_pool;
 mod operator;
+mod optimizer;
 mod parallel;
 mod peak;
 mod scratch;

@@ -4,10 +4,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext};
-use ort::value::{Shape, TensorElementType, ValueType};
+use ort::value::{Shape, TensorElementType, ValueRef, ValueType};
 
 use super::Resources;
-use super::parallel::{KernelError, OrtPool};
+use super::parallel::{KernelError, OrtPool, for_each};
 use super::scratch::ScratchPool;
 use super::sinkhorn_operator::{SINKHORN, SinkhornOperator};
 
@@ -31,10 +31,11 @@ pub fn native_functions(kernels: KernelSet, sinkhorn: Option<usize>) -> Vec<&'st
         names.push(SINKHORN);
     }
     if kernels == KernelSet::Native {
-        use super::{batch_norm, convolution, max_pool};
+        use super::{batch_norm, convolution, max_pool, optimizer};
         names.extend([convolution::Forward::NAME, convolution::InputGradient::NAME, convolution::WeightGradient::NAME]);
         names.extend([batch_norm::BatchNormTrain::NAME, batch_norm::BatchNormTrainGrad::NAME]);
         names.extend([max_pool::MaxPoolTrain::NAME, max_pool::MaxPoolTrainGrad::NAME]);
+        names.extend([optimizer::LarsStep::NAME, optimizer::SgdStep::NAME, optimizer::AdamStep::NAME]);
     }
     names
 }
@@ -61,7 +62,10 @@ pub fn native_operators(kernels: KernelSet, sinkhorn: Option<usize>) -> ort::Res
             .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
             .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?
             .add(Native::<super::max_pool::MaxPoolTrain>::new(&pool))?
-            .add(Native::<super::max_pool::MaxPoolTrainGrad>::new(&pool))?;
+            .add(Native::<super::max_pool::MaxPoolTrainGrad>::new(&pool))?
+            .add(Native::<super::optimizer::LarsStep>::new(&pool))?
+            .add(Native::<super::optimizer::SgdStep>::new(&pool))?
+            .add(Native::<super::optimizer::AdamStep>::new(&pool))?;
     }
     Ok(Some(domain))
 }
@@ -76,6 +80,8 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
     const OUTPUTS: (usize, usize);
     /// Which inputs and which outputs are u8; all others are f32.
     const BYTES: (&'static [usize], &'static [usize]) = (&[], &[]);
+    /// Whether outputs may lie in the memory of inputs, as a caller binds them that updates tensors in place.
+    const OVERWRITES_INPUTS: bool = false;
 
     /// Reads the attributes of a call.
     fn read(attributes: &Attributes) -> Result<Self, String>;
@@ -260,23 +266,14 @@ impl<K: Dense> Operator for Native<K> {
 }
 
 fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, arch: pulp::Arch) -> ort::Result<()> {
-    // An optional input that is left out comes last.
-    let values = (0..context.num_inputs()?).map(|index| context.input(index)).collect::<ort::Result<Vec<_>>>()?;
-    let values: Vec<_> = values.into_iter().flatten().collect();
-    if values.len() < K::INPUTS.0 {
-        return Err(named::<K>(format!("expected {} inputs, got {}", K::INPUTS.0, values.len())));
+    let with = Resources { parallel: &OrtPool(context), pool, arch };
+    if K::OVERWRITES_INPUTS {
+        return compute_apart(kernel, context, &with);
     }
-    let tensors = values.iter().enumerate().map(|(index, value)| {
-        if K::BYTES.0.contains(&index) {
-            value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::U8(elements)))
-        } else {
-            value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::F32(elements)))
-        }
-    });
-    let tensors = tensors.collect::<ort::Result<Vec<_>>>()?;
-    let shapes: Vec<Vec<usize>> = tensors.iter().map(|(shape, _)| shape.iter().map(|&size| size as usize).collect()).collect();
-    let inputs: Vec<Input> = shapes.iter().zip(&tensors).map(|(shape, &(_, elements))| Input { shape, elements }).collect();
-    let sizes = kernel.infer(&shapes).map_err(named::<K>)?;
+    let values = input_values::<K>(context)?;
+    let tensors = Tensors::of::<K>(&values)?;
+    let inputs = tensors.inputs();
+    let sizes = kernel.infer(&tensors.shapes).map_err(named::<K>)?;
     let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
     // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
     let mut unread: Vec<(Vec<f32>, Vec<u8>)> = sizes.iter().map(|_| Default::default()).collect();
@@ -297,5 +294,65 @@ fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, a
         };
         outputs.push(Output { shape, elements });
     }
-    kernel.compute(&Resources { parallel: &OrtPool(context), pool, arch }, &inputs, outputs).map_err(named::<K>)
+    kernel.compute(&with, &inputs, outputs).map_err(named::<K>)
+}
+
+/// Elements that a task copies.
+const COPIED_ELEMENTS: usize = 64 * 1024;
+
+/// Computes f32 outputs that may lie in the memory of inputs: apart, and copied there when no input is borrowed any more.
+fn compute_apart<K: Dense>(kernel: &K, context: &ComputeContext, with: &Resources) -> ort::Result<()> {
+    let (sizes, results) = {
+        let values = input_values::<K>(context)?;
+        let tensors = Tensors::of::<K>(&values)?;
+        let sizes = kernel.infer(&tensors.shapes).map_err(named::<K>)?;
+        let mut results: Vec<_> = sizes.iter().map(|shape| with.pool.take(shape.iter().product())).collect();
+        let outputs = sizes.iter().zip(&mut results).map(|(shape, result)| Output { shape, elements: ElementsMut::F32(result) });
+        kernel.compute(with, &tensors.inputs(), outputs.collect()).map_err(named::<K>)?;
+        (sizes, results)
+    };
+    for (index, (shape, result)) in sizes.into_iter().zip(&results).enumerate() {
+        if let Some(mut value) = context.output(index, shape)? {
+            let (_, output) = value.try_extract_tensor_mut::<f32>()?;
+            let parts = output.chunks_mut(COPIED_ELEMENTS).zip(result.chunks(COPIED_ELEMENTS));
+            for_each(with.parallel, parts, |_, (output, result)| output.copy_from_slice(result)).map_err(named::<K>)?;
+        }
+    }
+    Ok(())
+}
+
+/// The inputs of a call. An optional one that is left out comes last.
+fn input_values<'a, K: Dense>(context: &'a ComputeContext) -> ort::Result<Vec<ValueRef<'a>>> {
+    let values = (0..context.num_inputs()?).map(|index| context.input(index)).collect::<ort::Result<Vec<_>>>()?;
+    let values: Vec<_> = values.into_iter().flatten().collect();
+    if values.len() < K::INPUTS.0 {
+        return Err(named::<K>(format!("expected {} inputs, got {}", K::INPUTS.0, values.len())));
+    }
+    Ok(values)
+}
+
+/// The inputs of a call with their shapes.
+struct Tensors<'a> {
+    shapes: Vec<Vec<usize>>,
+    elements: Vec<Elements<'a>>,
+}
+
+impl<'a> Tensors<'a> {
+    fn of<K: Dense>(values: &'a [ValueRef<'_>]) -> ort::Result<Tensors<'a>> {
+        let mut tensors = Tensors { shapes: Vec::with_capacity(values.len()), elements: Vec::with_capacity(values.len()) };
+        for (index, value) in values.iter().enumerate() {
+            let (shape, elements) = if K::BYTES.0.contains(&index) {
+                value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::U8(elements)))?
+            } else {
+                value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::F32(elements)))?
+            };
+            tensors.shapes.push(shape.iter().map(|&size| size as usize).collect());
+            tensors.elements.push(elements);
+        }
+        Ok(tensors)
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        self.shapes.iter().zip(&self.elements).map(|(shape, &elements)| Input { shape, elements }).collect()
+    }
 }
