@@ -4,10 +4,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext};
-use ort::value::{Shape, TensorElementType, ValueType};
+use ort::value::{Shape, TensorElementType, ValueRef, ValueType};
 
 use super::Resources;
-use super::parallel::{KernelError, OrtPool};
+use super::parallel::{KernelError, OrtPool, for_each};
 use super::scratch::ScratchPool;
 use super::sinkhorn_operator::{SINKHORN, SinkhornOperator};
 
@@ -31,9 +31,11 @@ pub fn native_functions(kernels: KernelSet, sinkhorn: Option<usize>) -> Vec<&'st
         names.push(SINKHORN);
     }
     if kernels == KernelSet::Native {
-        use super::{batch_norm, convolution};
+        use super::{batch_norm, convolution, max_pool, optimizer};
         names.extend([convolution::Forward::NAME, convolution::InputGradient::NAME, convolution::WeightGradient::NAME]);
         names.extend([batch_norm::BatchNormTrain::NAME, batch_norm::BatchNormTrainGrad::NAME]);
+        names.extend([max_pool::MaxPoolTrain::NAME, max_pool::MaxPoolTrainGrad::NAME]);
+        names.extend([optimizer::LarsStep::NAME, optimizer::SgdStep::NAME, optimizer::AdamStep::NAME]);
     }
     names
 }
@@ -58,12 +60,17 @@ pub fn native_operators(kernels: KernelSet, sinkhorn: Option<usize>) -> ort::Res
             .add(Native::<super::convolution::InputGradient>::new(&pool))?
             .add(Native::<super::convolution::WeightGradient>::new(&pool))?
             .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
-            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?;
+            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?
+            .add(Native::<super::max_pool::MaxPoolTrain>::new(&pool))?
+            .add(Native::<super::max_pool::MaxPoolTrainGrad>::new(&pool))?
+            .add(Native::<super::optimizer::LarsStep>::new(&pool))?
+            .add(Native::<super::optimizer::SgdStep>::new(&pool))?
+            .add(Native::<super::optimizer::AdamStep>::new(&pool))?;
     }
     Ok(Some(domain))
 }
 
-/// A kernel on f32 tensors whose shapes are known from those of its inputs.
+/// A kernel on tensors of f32 and u8 whose shapes are known from those of its inputs.
 pub(super) trait Dense: Sized + Send + Sync + 'static {
     /// Name of the function.
     const NAME: &'static str;
@@ -71,6 +78,10 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
     const INPUTS: (usize, usize);
     /// Numbers of required and of optional outputs.
     const OUTPUTS: (usize, usize);
+    /// Which inputs and which outputs are u8; all others are f32.
+    const BYTES: (&'static [usize], &'static [usize]) = (&[], &[]);
+    /// Whether outputs may lie in the memory of inputs, as a caller binds them that updates tensors in place.
+    const OVERWRITES_INPUTS: bool = false;
 
     /// Reads the attributes of a call.
     fn read(attributes: &Attributes) -> Result<Self, String>;
@@ -86,21 +97,80 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Input<'a> {
     pub shape: &'a [usize],
-    pub data: &'a [f32],
+    pub elements: Elements<'a>,
+}
+
+/// The elements of an [`Input`].
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Elements<'a> {
+    F32(&'a [f32]),
+    U8(&'a [u8]),
+}
+
+impl<'a> Input<'a> {
+    /// The elements of a tensor of f32.
+    pub fn f32(&self) -> Result<&'a [f32], KernelError> {
+        match self.elements {
+            Elements::F32(elements) => Ok(elements),
+            Elements::U8(_) => Err(unexpected("f32", "u8", self.shape)),
+        }
+    }
+
+    /// The elements of a tensor of u8.
+    pub fn u8(&self) -> Result<&'a [u8], KernelError> {
+        match self.elements {
+            Elements::U8(elements) => Ok(elements),
+            Elements::F32(_) => Err(unexpected("u8", "f32", self.shape)),
+        }
+    }
 }
 
 /// A tensor that a kernel fills.
 #[derive(Debug)]
 pub(super) struct Output<'a> {
     pub shape: &'a [usize],
-    pub data: &'a mut [f32],
+    pub elements: ElementsMut<'a>,
+}
+
+/// The elements of an [`Output`].
+#[derive(Debug)]
+pub(super) enum ElementsMut<'a> {
+    F32(&'a mut [f32]),
+    U8(&'a mut [u8]),
+}
+
+impl<'a> Output<'a> {
+    /// The elements of a tensor of f32.
+    pub fn f32(self) -> Result<&'a mut [f32], KernelError> {
+        match self.elements {
+            ElementsMut::F32(elements) => Ok(elements),
+            ElementsMut::U8(_) => Err(unexpected("f32", "u8", self.shape)),
+        }
+    }
+
+    /// The elements of a tensor of u8.
+    pub fn u8(self) -> Result<&'a mut [u8], KernelError> {
+        match self.elements {
+            ElementsMut::U8(elements) => Ok(elements),
+            ElementsMut::F32(_) => Err(unexpected("u8", "f32", self.shape)),
+        }
+    }
+}
+
+fn unexpected(expected: &str, actual: &str, shape: &[usize]) -> KernelError {
+    KernelError::Shape(format!("expected a tensor of {expected}, got {actual} {shape:?}"))
+}
+
+/// The outputs of a kernel that has `COUNT` of them.
+pub(super) fn exactly<const COUNT: usize>(outputs: Vec<Output>) -> Result<[Output; COUNT], KernelError> {
+    outputs.try_into().map_err(|outputs: Vec<Output>| KernelError::Shape(format!("expected {COUNT} outputs, got {}", outputs.len())))
 }
 
 /// Attributes as they are written at the call site: a function's defaults do not reach a kernel.
 pub(super) struct Attributes<'a> {
-    ints: &'a dyn Fn(&str) -> Option<Vec<i64>>,
-    int: &'a dyn Fn(&str) -> Option<i64>,
-    float: &'a dyn Fn(&str) -> Option<f32>,
+    pub(super) ints: &'a dyn Fn(&str) -> Option<Vec<i64>>,
+    pub(super) int: &'a dyn Fn(&str) -> Option<i64>,
+    pub(super) float: &'a dyn Fn(&str) -> Option<f32>,
 }
 
 impl Attributes<'_> {
@@ -138,6 +208,10 @@ impl<K> Native<K> {
     }
 }
 
+fn element_type(bytes: &[usize], index: usize) -> TensorElementType {
+    if bytes.contains(&index) { TensorElementType::Uint8 } else { TensorElementType::Float32 }
+}
+
 fn named<K: Dense>(problem: impl std::fmt::Display) -> ort::Error {
     ort::Error::new(format!("{}: {problem}", K::NAME))
 }
@@ -151,14 +225,18 @@ impl<K: Dense> Operator for Native<K> {
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         let (required, optional) = K::INPUTS;
-        let (f32, all) = (TensorElementType::Float32, required + optional);
-        (0..all).map(move |index| if index < required { OperatorInput::required(f32) } else { OperatorInput::optional(f32) })
+        (0..required + optional).map(move |index| {
+            let ty = element_type(K::BYTES.0, index);
+            if index < required { OperatorInput::required(ty) } else { OperatorInput::optional(ty) }
+        })
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         let (required, optional) = K::OUTPUTS;
-        let (f32, all) = (TensorElementType::Float32, required + optional);
-        (0..all).map(move |index| if index < required { OperatorOutput::required(f32) } else { OperatorOutput::optional(f32) })
+        (0..required + optional).map(move |index| {
+            let ty = element_type(K::BYTES.1, index);
+            if index < required { OperatorOutput::required(ty) } else { OperatorOutput::optional(ty) }
+        })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
@@ -174,7 +252,7 @@ impl<K: Dense> Operator for Native<K> {
         for (index, shape) in outputs.into_iter().enumerate() {
             let shape = Shape::new(shape.into_iter().map(|size| size as i64));
             let dimension_symbols = ort::value::SymbolicDimensions::empty(shape.len());
-            context.set_output(index, &ValueType::Tensor { ty: TensorElementType::Float32, shape, dimension_symbols })?;
+            context.set_output(index, &ValueType::Tensor { ty: element_type(K::BYTES.1, index), shape, dimension_symbols })?;
         }
         Ok(())
     }
@@ -188,24 +266,93 @@ impl<K: Dense> Operator for Native<K> {
 }
 
 fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, arch: pulp::Arch) -> ort::Result<()> {
-    // An optional input that is left out comes last.
+    let with = Resources { parallel: &OrtPool(context), pool, arch };
+    if K::OVERWRITES_INPUTS {
+        return compute_apart(kernel, context, &with);
+    }
+    let values = input_values::<K>(context)?;
+    let tensors = Tensors::of::<K>(&values)?;
+    let inputs = tensors.inputs();
+    let sizes = kernel.infer(&tensors.shapes).map_err(named::<K>)?;
+    let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
+    // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
+    let mut unread: Vec<(Vec<f32>, Vec<u8>)> = sizes.iter().map(|_| Default::default()).collect();
+    let mut outputs = Vec::with_capacity(sizes.len());
+    for (index, ((value, (floats, bytes)), shape)) in values.iter_mut().zip(&mut unread).zip(&sizes).enumerate() {
+        let len = shape.iter().product();
+        let elements = match (value, K::BYTES.1.contains(&index)) {
+            (Some(value), true) => ElementsMut::U8(value.try_extract_tensor_mut()?.1),
+            (Some(value), false) => ElementsMut::F32(value.try_extract_tensor_mut()?.1),
+            (None, true) => {
+                bytes.resize(len, 0);
+                ElementsMut::U8(bytes)
+            }
+            (None, false) => {
+                floats.resize(len, 0.0);
+                ElementsMut::F32(floats)
+            }
+        };
+        outputs.push(Output { shape, elements });
+    }
+    kernel.compute(&with, &inputs, outputs).map_err(named::<K>)
+}
+
+/// Elements that a task copies.
+const COPIED_ELEMENTS: usize = 64 * 1024;
+
+/// Computes f32 outputs that may lie in the memory of inputs: apart, and copied there when no input is borrowed any more.
+fn compute_apart<K: Dense>(kernel: &K, context: &ComputeContext, with: &Resources) -> ort::Result<()> {
+    let (sizes, results) = {
+        let values = input_values::<K>(context)?;
+        let tensors = Tensors::of::<K>(&values)?;
+        let sizes = kernel.infer(&tensors.shapes).map_err(named::<K>)?;
+        let mut results: Vec<_> = sizes.iter().map(|shape| with.pool.take(shape.iter().product())).collect();
+        let outputs = sizes.iter().zip(&mut results).map(|(shape, result)| Output { shape, elements: ElementsMut::F32(result) });
+        kernel.compute(with, &tensors.inputs(), outputs.collect()).map_err(named::<K>)?;
+        (sizes, results)
+    };
+    for (index, (shape, result)) in sizes.into_iter().zip(&results).enumerate() {
+        if let Some(mut value) = context.output(index, shape)? {
+            let (_, output) = value.try_extract_tensor_mut::<f32>()?;
+            let parts = output.chunks_mut(COPIED_ELEMENTS).zip(result.chunks(COPIED_ELEMENTS));
+            for_each(with.parallel, parts, |_, (output, result)| output.copy_from_slice(result)).map_err(named::<K>)?;
+        }
+    }
+    Ok(())
+}
+
+/// The inputs of a call. An optional one that is left out comes last.
+fn input_values<'a, K: Dense>(context: &'a ComputeContext) -> ort::Result<Vec<ValueRef<'a>>> {
     let values = (0..context.num_inputs()?).map(|index| context.input(index)).collect::<ort::Result<Vec<_>>>()?;
     let values: Vec<_> = values.into_iter().flatten().collect();
     if values.len() < K::INPUTS.0 {
         return Err(named::<K>(format!("expected {} inputs, got {}", K::INPUTS.0, values.len())));
     }
-    let tensors = values.iter().map(|value| value.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
-    let shapes: Vec<Vec<usize>> = tensors.iter().map(|(shape, _)| shape.iter().map(|&size| size as usize).collect()).collect();
-    let inputs: Vec<Input> = shapes.iter().zip(&tensors).map(|(shape, &(_, data))| Input { shape, data }).collect();
-    let sizes = kernel.infer(&shapes).map_err(named::<K>)?;
-    let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
-    // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
-    let mut unread: Vec<Vec<f32>> =
-        sizes.iter().zip(&values).map(|(shape, value)| vec![0.0; if value.is_none() { shape.iter().product() } else { 0 }]).collect();
-    let outputs = values.iter_mut().zip(&mut unread).zip(&sizes).map(|((value, unread), shape)| match value {
-        Some(value) => Ok(Output { shape, data: value.try_extract_tensor_mut::<f32>()?.1 }),
-        None => Ok(Output { shape, data: unread }),
-    });
-    let outputs = outputs.collect::<ort::Result<Vec<_>>>()?;
-    kernel.compute(&Resources { parallel: &OrtPool(context), pool, arch }, &inputs, outputs).map_err(named::<K>)
+    Ok(values)
+}
+
+/// The inputs of a call with their shapes.
+struct Tensors<'a> {
+    shapes: Vec<Vec<usize>>,
+    elements: Vec<Elements<'a>>,
+}
+
+impl<'a> Tensors<'a> {
+    fn of<K: Dense>(values: &'a [ValueRef<'_>]) -> ort::Result<Tensors<'a>> {
+        let mut tensors = Tensors { shapes: Vec::with_capacity(values.len()), elements: Vec::with_capacity(values.len()) };
+        for (index, value) in values.iter().enumerate() {
+            let (shape, elements) = if K::BYTES.0.contains(&index) {
+                value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::U8(elements)))?
+            } else {
+                value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::F32(elements)))?
+            };
+            tensors.shapes.push(shape.iter().map(|&size| size as usize).collect());
+            tensors.elements.push(elements);
+        }
+        Ok(tensors)
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        self.shapes.iter().zip(&self.elements).map(|(shape, &elements)| Input { shape, elements }).collect()
+    }
 }

@@ -1,7 +1,7 @@
 //! What the tests of the kernels share.
 
 use super::Resources;
-use super::operator::{Dense, Input, Output};
+use super::operator::{Dense, Elements, ElementsMut, Input, Output};
 use super::parallel::{KernelError, Parallel};
 use super::scratch::ScratchPool;
 
@@ -47,22 +47,36 @@ impl Parallel for Threads {
     }
 }
 
-/// Runs a kernel, with one thread and with several: both give the same bits.
+/// Runs a kernel of f32 tensors, with one thread and with several: both give the same bits.
 pub(super) fn run<K: Dense>(kernel: &K, inputs: &[(&[usize], &[f32])]) -> Vec<Vec<f32>> {
-    let shapes: Vec<Vec<usize>> = inputs.iter().map(|(shape, _)| shape.to_vec()).collect();
+    let inputs: Vec<Input> = inputs.iter().map(|&(shape, elements)| Input { shape, elements: Elements::F32(elements) }).collect();
+    run_tensors(kernel, &inputs).into_iter().map(|(floats, _)| floats).collect()
+}
+
+/// The same of tensors of any type. Every output has its elements in the vector of its type, and the other one empty.
+pub(super) fn run_tensors<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u8>)> {
+    let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape.to_vec()).collect();
     let sizes = kernel.infer(&shapes).expect("fitting shapes");
-    let inputs: Vec<Input> = inputs.iter().map(|&(shape, data)| Input { shape, data }).collect();
     let results = [&Serial as &dyn Parallel, &Threads].map(|parallel| {
         let pool = ScratchPool::default();
         // Scratch that is not zero shows what relies on it.
         pool.take(1 << 20).fill(f32::NAN);
         let with = Resources { parallel, pool: &pool, arch: pulp::Arch::new() };
-        let mut outputs: Vec<Vec<f32>> = sizes.iter().map(|shape| vec![f32::NAN; shape.iter().product()]).collect();
-        kernel.compute(&with, &inputs, outputs.iter_mut().zip(&sizes).map(|(data, shape)| Output { shape, data }).collect()).expect("runs");
+        let mut outputs: Vec<(Vec<f32>, Vec<u8>)> = Vec::new();
+        for (index, shape) in sizes.iter().enumerate() {
+            let len = shape.iter().product();
+            outputs.push(if K::BYTES.1.contains(&index) { (vec![], vec![u8::MAX; len]) } else { (vec![f32::NAN; len], vec![]) });
+        }
+        let tensors = outputs.iter_mut().zip(&sizes).enumerate().map(|(index, ((floats, bytes), shape))| {
+            let elements = if K::BYTES.1.contains(&index) { ElementsMut::U8(bytes) } else { ElementsMut::F32(floats) };
+            Output { shape, elements }
+        });
+        kernel.compute(&with, inputs, tensors.collect()).expect("runs");
         outputs
     });
-    let bits = |outputs: &[Vec<f32>]| outputs.iter().flatten().map(|value| value.to_bits()).collect::<Vec<_>>();
-    assert!(bits(&results[0]) == bits(&results[1]), "{} depends on the threads", K::NAME);
-    let [serial, _] = results;
+    let floats = |outputs: &[(Vec<f32>, Vec<u8>)]| outputs.iter().flat_map(|(floats, _)| floats).map(|value| value.to_bits()).collect::<Vec<_>>();
+    let bytes = |outputs: &[(Vec<f32>, Vec<u8>)]| outputs.iter().flat_map(|(_, bytes)| bytes).copied().collect::<Vec<_>>();
+    let [serial, threads] = results;
+    assert!(floats(&serial) == floats(&threads) && bytes(&serial) == bytes(&threads), "{} depends on the threads", K::NAME);
     serial
 }

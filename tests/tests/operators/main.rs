@@ -2,6 +2,7 @@
 
 mod functions;
 mod harness;
+mod in_place;
 mod standard;
 
 use graphgen::ops::Op;

@@ -6,7 +6,7 @@ use super::strips::{InStrips, Rows};
 use super::sums::{Terms, WIDTH, column_sums};
 use super::{Matrix, check_layout, check_vectors};
 use crate::kernels::Resources;
-use crate::kernels::operator::{Attributes, Dense, Input, Output};
+use crate::kernels::operator::{Attributes, Dense, Input, Output, exactly};
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::simd::{load_columns, store_columns};
 
@@ -40,14 +40,15 @@ impl Dense for BatchNormTrain {
     fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
         let &Resources { parallel, pool, arch } = with;
         let matrix = Matrix::new(inputs[0].shape).map_err(KernelError::Shape)?;
-        let (x, scale, bias, residual) = (inputs[0].data, inputs[1].data, inputs[2].data, inputs.get(3).map(|residual| residual.data));
-        let [y, mean, variance] = <[Output; 3]>::try_from(outputs).map_err(|_| KernelError::Shape("expected three outputs".into()))?;
+        let ([x, scale, bias], residual) = ([inputs[0].f32()?, inputs[1].f32()?, inputs[2].f32()?], inputs.get(3).map(Input::f32).transpose()?);
+        let [y, mean, variance] = exactly(outputs)?;
+        let (y, mean, variance) = (y.f32()?, mean.f32()?, variance.f32()?);
         let mut scratch = pool.take(2 * matrix.channels);
         let (centre, factor) = scratch.split_at_mut(matrix.channels);
         arch.dispatch(Sample { x, matrix, centre });
         let centre = &*centre;
 
-        let statistics = mean.data.chunks_mut(WIDTH).zip(variance.data.chunks_mut(WIDTH)).zip(factor.chunks_mut(WIDTH));
+        let statistics = mean.chunks_mut(WIDTH).zip(variance.chunks_mut(WIDTH)).zip(factor.chunks_mut(WIDTH));
         column_sums(with, matrix, Moments { x }, centre, statistics, |channels, sums, squares, ((mean, variance), factor)| {
             let (count, scale, centre) = (matrix.rows as f64, &scale[channels.clone()], &centre[channels]);
             for index in 0..mean.len() {
@@ -61,8 +62,8 @@ impl Dense for BatchNormTrain {
             }
         })?;
 
-        let (mean, factor, elements) = (&*mean.data, &*factor, matrix.elements_per_task());
-        let parts = y.data.chunks_mut(elements);
+        let (mean, factor, elements) = (&*mean, &*factor, matrix.elements_per_task());
+        let parts = y.chunks_mut(elements);
         for_each(parallel, parts, |task, y| {
             let rows = Normalize { x, residual, start: task * elements, mean, factor, bias, relu: self.relu, y };
             arch.dispatch(InStrips { channels: matrix.channels, rows });

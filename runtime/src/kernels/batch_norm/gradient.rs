@@ -45,10 +45,10 @@ impl Dense for BatchNormTrainGrad {
     fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
         let &Resources { parallel, pool, arch } = with;
         let matrix = Matrix::new(inputs[1].shape).map_err(KernelError::Shape)?;
-        let (scale, mean, variance) = (inputs[2].data, inputs[3].data, inputs[4].data);
-        let maps = Maps { dy: inputs[0].data, x: inputs[1].data, y: inputs.get(5).map(|y| y.data) };
+        let (scale, mean, variance) = (inputs[2].f32()?, inputs[3].f32()?, inputs[4].f32()?);
+        let maps = Maps { dy: inputs[0].f32()?, x: inputs[1].f32()?, y: inputs.get(5).map(Input::f32).transpose()? };
         let mut outputs = outputs.into_iter();
-        let mut next = || outputs.next().ok_or_else(|| KernelError::Shape("an output is missing".into()));
+        let mut next = || outputs.next().ok_or_else(|| KernelError::Shape("an output is missing".into()))?.f32();
         let (dx, dscale, dbias) = (next()?, next()?, next()?);
         let dresidual = if self.residual { Some(next()?) } else { None };
         let mut scratch = pool.take(3 * matrix.channels);
@@ -57,7 +57,7 @@ impl Dense for BatchNormTrainGrad {
 
         // With x̂ the normalised input and M elements a channel: dbias = Σ dy, dscale = Σ dy·x̂,
         // dx = scale·inverse·(dy − dbias/M − x̂·dscale/M).
-        let gradients = dscale.data.chunks_mut(WIDTH).zip(dbias.data.chunks_mut(WIDTH));
+        let gradients = dscale.chunks_mut(WIDTH).zip(dbias.chunks_mut(WIDTH));
         let of_dx = factor.chunks_mut(WIDTH).zip(offset.chunks_mut(WIDTH)).zip(slope.chunks_mut(WIDTH));
         column_sums(with, matrix, maps, mean, gradients.zip(of_dx), |channels, sums, products, ((dscale, dbias), ((factor, offset), slope))| {
             let (count, scale, variance) = (matrix.rows as f64, &scale[channels.clone()], &variance[channels]);
@@ -72,8 +72,8 @@ impl Dense for BatchNormTrainGrad {
         })?;
 
         let (factor, offset, slope, elements) = (&*factor, &*offset, &*slope, matrix.elements_per_task());
-        let mut dresidual = dresidual.map(|dresidual| dresidual.data.chunks_mut(elements));
-        let parts = dx.data.chunks_mut(elements).map(|dx| (dx, dresidual.as_mut().and_then(Iterator::next)));
+        let mut dresidual = dresidual.map(|dresidual| dresidual.chunks_mut(elements));
+        let parts = dx.chunks_mut(elements).map(|dx| (dx, dresidual.as_mut().and_then(Iterator::next)));
         for_each(parallel, parts, |task, (dx, dresidual)| {
             let rows = Differentiate { maps, start: task * elements, mean, factor, offset, slope, dx, dresidual };
             arch.dispatch(InStrips { channels: matrix.channels, rows });

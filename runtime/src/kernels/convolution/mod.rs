@@ -14,7 +14,7 @@ mod tests;
 use super::Resources;
 use super::channel_last::{PanelRows, fill_panel_rows};
 use super::gemm::PANEL;
-use super::operator::{Attributes, Dense, Input, Output};
+use super::operator::{Attributes, Dense, Input, Output, exactly};
 use super::parallel::{KernelError, for_each};
 
 /// Products with a weight that take as long as writing or reading it in memory once: measured on the 3x3 layers of ResNet-50.
@@ -78,14 +78,14 @@ impl Geometry {
 
 /// Kernel, stride and padding, the same both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Window {
-    kernel: usize,
-    stride: usize,
-    padding: usize,
+pub(super) struct Window {
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
 }
 
 impl Window {
-    fn read(attributes: &Attributes) -> Result<Window, String> {
+    pub fn read(attributes: &Attributes) -> Result<Window, String> {
         attributes.expect_channels_last()?;
         let same = |name: &str| {
             let values = attributes.sizes(name)?;
@@ -102,13 +102,13 @@ impl Window {
         Ok(window)
     }
 
-    fn output(self, side: usize) -> Result<usize, String> {
+    pub fn output(self, side: usize) -> Result<usize, String> {
         let room = (side + 2 * self.padding).checked_sub(self.kernel).ok_or_else(|| format!("a side of {side} is smaller than {self:?}"))?;
         Ok(room / self.stride + 1)
     }
 }
 
-fn rank_four<const COUNT: usize>(shapes: &[Vec<usize>]) -> Result<[[usize; 4]; COUNT], String> {
+pub(super) fn rank_four<const COUNT: usize>(shapes: &[Vec<usize>]) -> Result<[[usize; 4]; COUNT], String> {
     let shapes: Option<Vec<[usize; 4]>> = shapes.iter().map(|shape| shape.as_slice().try_into().ok()).collect();
     shapes.and_then(|shapes| shapes.try_into().ok()).ok_or_else(|| format!("expected {COUNT} tensors of 4 dimensions"))
 }
@@ -133,9 +133,9 @@ impl Dense for Forward {
         Ok(vec![vec![x[0], self.0.output(x[1])?, self.0.output(x[2])?, w[0]]])
     }
 
-    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
-        let ([x, w], y) = ([inputs[0], inputs[1]], &mut outputs[0]);
-        forward(with, Geometry::new(self.0, x.shape, y.shape), x.data, w.data, y.data)
+    fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([x, w], [y]) = ([inputs[0], inputs[1]], exactly(outputs)?);
+        forward(with, Geometry::new(self.0, x.shape, y.shape), x.f32()?, w.f32()?, y.f32()?)
     }
 }
 
@@ -170,9 +170,10 @@ impl Dense for InputGradient {
         Ok(vec![dx])
     }
 
-    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
-        let ([dy, w], addend, dx) = ([inputs[0], inputs[1]], inputs.get(2).map(|addend| addend.data), &mut outputs[0]);
-        input_gradient(with, Geometry::new(self.window, dx.shape, dy.shape), dy.data, w.data, addend, dx.data)
+    fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([dy, w], [dx]) = ([inputs[0], inputs[1]], exactly(outputs)?);
+        let addend = inputs.get(2).map(|addend| addend.f32()).transpose()?;
+        input_gradient(with, Geometry::new(self.window, dx.shape, dy.shape), dy.f32()?, w.f32()?, addend, dx.f32()?)
     }
 }
 
@@ -196,9 +197,9 @@ impl Dense for WeightGradient {
         Ok(vec![vec![dy[3], x[3], self.0.kernel, self.0.kernel]])
     }
 
-    fn compute(&self, with: &Resources, inputs: &[Input], mut outputs: Vec<Output>) -> Result<(), KernelError> {
-        let ([dy, x], dw) = ([inputs[0], inputs[1]], &mut outputs[0]);
-        weight_gradient(with, Geometry::new(self.0, x.shape, dy.shape), dy.data, x.data, dw.data)
+    fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
+        let ([dy, x], [dw]) = ([inputs[0], inputs[1]], exactly(outputs)?);
+        weight_gradient(with, Geometry::new(self.0, x.shape, dy.shape), dy.f32()?, x.f32()?, dw.f32()?)
     }
 }
 
