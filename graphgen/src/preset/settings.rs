@@ -329,8 +329,8 @@ pub enum Target {
     Portable,
     /// The fastest formulations of the CPU provider.
     Cpu,
-    /// What the runtime's native kernels take, with maps [N,H,W,C]. Without them it is slower than `cpu`: the functions' bodies
-    /// are those of `cpu` between transposes.
+    /// What the runtime's native kernels take, with maps [N,H,W,C]. Elsewhere the functions' bodies run, which are those of `cpu`
+    /// between transposes: slower, unless the ONNX Runtime cancels them.
     Native,
     /// Operators of the CUDA provider.
     Cuda,
