@@ -466,15 +466,10 @@ impl Train {
         self.target.unwrap_or(match self.provider {
             // What is emulated there is a GPU's arithmetic.
             Provider::Cpu if self.precision == Precision::MixedF16 => Target::Cuda,
-            Provider::Cpu => Target::Cpu,
+            Provider::Cpu => Target::Native,
             Provider::Cuda => Target::Cuda,
             Provider::Directml => Target::Directml,
         })
-    }
-
-    /// The target that the training API's models are written for: `target`, or the one with its kernels.
-    pub fn training_api_target(&self) -> Target {
-        self.target.unwrap_or(Target::OrtTraining)
     }
 }
 
