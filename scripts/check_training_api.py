@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains with DIR/training_api in Microsoft's own Python training API: no native kernels, so the function bodies compute.
 
-    graphgen export --preset models/cifar10-small.toml --set train.batch_size=16 --training-api --out DIR
+    graphgen export --preset models/cifar10-small.toml --set train.batch_size=16 --training-api --target ort-training --out DIR
     python3.11 -m venv .venv-training
     .venv-training/bin/pip install onnxruntime-training-cpu==1.19.2 'numpy<2' onnx==1.16.2
     .venv-training/bin/python scripts/check_training_api.py DIR [--steps 5] [--learning-rate 0.002]

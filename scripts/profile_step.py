@@ -2,7 +2,7 @@
 
     python scripts/profile_step.py GRAPHS [--provider cuda|cpu] [--steps 5] [--top 10]
 
-GRAPHS is what graphgen export wrote. Needs onnxruntime (with --provider cuda onnxruntime-gpu), onnx and safetensors.
+GRAPHS is what graphgen export wrote; for the CPU provider with --target cpu, whose bodies are the fastest there. Needs onnxruntime (with --provider cuda onnxruntime-gpu), onnx and safetensors.
 Functions run as their bodies; Sinkhorn-Knopp too.
 """
 

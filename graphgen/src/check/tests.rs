@@ -91,7 +91,7 @@ fn only_the_training_build_takes_its_gradient_kernels() {
 
 #[test]
 fn the_training_build_takes_whole_training_models() {
-    let small = ["model.arch=resnet10", "model.width=8", "model.feat_dim=8", "model.nmb_prototypes=12", "train.batch_size=4", "loss.queue_length=8"];
+    let small = ["model.arch=resnet10", "model.width=8", "model.feat_dim=8", "model.nmb_prototypes=12", "train.batch_size=4", "train.target=ort-training"];
     let preset = Preset::from_toml("", &small.map(String::from)).expect("valid");
     let directory = tempfile::tempdir().expect("a temporary directory");
     export(&preset, directory.path()).expect("exported");
@@ -102,6 +102,32 @@ fn the_training_build_takes_whole_training_models() {
     assert!(report.nodes > 100 && report.refusals.is_empty(), "{:?}", report.refusals);
     let elsewhere = refusals(&model, ExecutionProvider::Cpu);
     assert!(elsewhere.iter().all(|refusal| refusal.reason.contains("training build")) && !elsewhere.is_empty(), "{elsewhere:?}");
+}
+
+#[test]
+fn the_cpu_provider_takes_whole_channels_last_steps() {
+    let small = ["model.arch=resnet10", "model.width=8", "model.feat_dim=8", "model.nmb_prototypes=12", "train.batch_size=4", "train.target=native"];
+    let preset = Preset::from_toml("", &small.map(String::from)).expect("valid");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let manifest = export(&preset, directory.path()).expect("exported");
+    let model = read_model(&std::fs::read(directory.path().join(manifest.train_step.file)).expect("written")).expect("a model");
+    let bodies = check(&model, ExecutionProvider::Cpu, &[]);
+    assert!(bodies.nodes > 100 && bodies.refusals.is_empty(), "{:?}", bodies.refusals);
+    // Every kind of function with maps is called, and each call has its layout.
+    let maps = ["Convolution", "ConvInputGrad", "ConvWeightGrad", "BatchNormTrain", "BatchNormTrainGrad", "MaxPoolTrain", "MaxPoolTrainGrad"];
+    let nodes = &model.graph.as_ref().expect("a graph").node;
+    for name in maps {
+        let layouts: Vec<i64> = nodes
+            .iter()
+            .filter(|node| node.op_type() == name)
+            .flat_map(|node| node.attribute.iter().filter(|attribute| attribute.name() == "channels_last").map(|attribute| attribute.i()))
+            .collect();
+        assert!(layouts.contains(&1), "{name}: {layouts:?}");
+        // Rows behind the projection head's first layer are the only ones that are not maps.
+        assert_eq!(layouts.iter().filter(|&&last| last == 0).count(), usize::from(name.starts_with("BatchNorm")), "{name}");
+    }
+    let native = check(&model, ExecutionProvider::Cpu, &maps.map(String::from));
+    assert!(native.native > 50 && native.nodes < bodies.nodes / 2, "{} of {}", native.nodes, bodies.nodes);
 }
 
 #[test]

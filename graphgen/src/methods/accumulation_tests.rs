@@ -222,6 +222,8 @@ fn an_accumulated_step_is_the_definition_of_one() {
         (&["loss.queue_length=30"], 24.0),
         (&["model.batch_norm_groups=crop", "crops.crops_for_assign=[2, 0]"], 0.0),
         (&["model.nmb_prototypes=[5, 7]", "crops.crops_for_assign=[1]", "loss.queue_length=12"], 12.0),
+        // The definition stays channels-first.
+        (&["train.target=native", "model.stem=imagenet"], 0.0),
     ] {
         let preset = accumulating(changes);
         let mut inputs = inputs(&preset);

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use super::{Dim, Inspection, ModelOptions, inspect, read_model, write_model};
 use crate::functions::relu_grad::ReluGrad;
 use crate::ir::{DType, Graph, TensorData, TensorType};
+use crate::methods::swav::train_step;
 use crate::ops::conv::Window;
 use crate::ops::{Conv, ConvTranspose, FusedMatMul, Gemm};
-use crate::preset::Target;
+use crate::preset::{Preset, Target};
 
 fn inspected(graph: &Graph, options: &ModelOptions) -> Inspection {
     inspect(&write_model(graph, "test", options).unwrap())
@@ -95,6 +96,19 @@ fn symbolic_shapes_are_reported_as_unknown_cost() {
     assert_eq!((inspection.cost.flops, inspection.cost.unknown_products, inspection.cost.unknown_values), (0, 1, 1));
     assert_eq!(inspection.parameters.elements, 8, "without gradients the floating-point constants are the parameters");
     assert_eq!(inspection.inputs[0].1, "f32 [N, 4]");
+}
+
+#[test]
+fn transposes_inside_channels_last_bodies_are_not_at_the_peak() {
+    let peak = |target: &str| {
+        let changes = ["train.batch_size=4", "crops.size_crops=[96, 64]", "crops.nmb_crops=[2, 2]", target].map(String::from);
+        let preset = Preset::from_toml("", &changes).expect("valid");
+        let step = train_step(&preset).expect("a graph").graph;
+        inspected(&step, &ModelOptions::new(preset.train.resolved_target())).cost.activation_bytes
+    };
+    // Taps of a max pooling are a byte each, indices eight.
+    let (cpu, native) = (peak("train.target=cpu"), peak("train.target=native"));
+    assert!(native < cpu, "{native} and {cpu} bytes");
 }
 
 /// A file of the corpus of hostile models.

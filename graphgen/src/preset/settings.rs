@@ -329,8 +329,8 @@ pub enum Target {
     Portable,
     /// The fastest formulations of the CPU provider.
     Cpu,
-    /// What the runtime's native kernels take, with maps [N,H,W,C]. Without them it is slower than `cpu`: the functions' bodies
-    /// are those of `cpu` between transposes.
+    /// What the runtime's native kernels take, with maps [N,H,W,C]. Elsewhere the functions' bodies run, which are those of `cpu`
+    /// between transposes: slower, unless the ONNX Runtime cancels them.
     Native,
     /// Operators of the CUDA provider.
     Cuda,
@@ -466,15 +466,10 @@ impl Train {
         self.target.unwrap_or(match self.provider {
             // What is emulated there is a GPU's arithmetic.
             Provider::Cpu if self.precision == Precision::MixedF16 => Target::Cuda,
-            Provider::Cpu => Target::Cpu,
+            Provider::Cpu => Target::Native,
             Provider::Cuda => Target::Cuda,
             Provider::Directml => Target::Directml,
         })
-    }
-
-    /// The target that the training API's models are written for: `target`, or the one with its kernels.
-    pub fn training_api_target(&self) -> Target {
-        self.target.unwrap_or(Target::OrtTraining)
     }
 }
 

@@ -192,6 +192,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn targets_of_the_cpu_are_refused_on_devices_and_in_16_bits() {
+        let refused = |changes: &[&str]| match Preset::from_toml("", &changes.iter().map(|&change| change.into()).collect::<Vec<String>>()) {
+            Err(PresetError::Invalid { setting, problem }) => (setting, problem),
+            other => panic!("{changes:?}: {other:?}"),
+        };
+        for target in ["cpu", "native", "ort-training"] {
+            let target = format!("train.target={target}");
+            let (setting, problem) = refused(&[&target, "train.precision=mixed-f16", "train.emulate_f16=true"]);
+            assert!(setting == "train.precision" && problem.contains("bodies in f32 only"), "{target}: {problem}");
+            for provider in ["train.provider=cuda", "train.provider=directml"] {
+                let (setting, problem) = refused(&[&target, provider]);
+                assert!(setting == "train.target" && problem.contains("leave train.target out"), "{target}: {problem}");
+            }
+        }
+    }
+
+    #[test]
     fn settings_that_make_no_sense_are_named() {
         for (change, setting) in [
             ("model.nmb_prototypes=1", "model.nmb_prototypes"),

@@ -107,7 +107,7 @@ struct Models {
 fn models(preset: &Preset) -> Result<Models, TrainingApiError> {
     check(preset)?;
     let training = training_model::training_model(preset)?;
-    let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.training_api_target()) };
+    let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(preset.train.resolved_target()) };
     let mut files = vec![
         (TRAINING_MODEL_FILE, encode(&write_model(&training.graph, "training_model", &options)?)?),
         (EVAL_MODEL_FILE, encode(&eval_model::eval_model(preset, &training)?)?),
@@ -145,14 +145,17 @@ fn user_outputs(g: &Graph) -> Vec<TensorSpec> {
     g.outputs().iter().filter(|(name, _)| !name.ends_with("_grad.accumulation.out")).map(|(name, value)| tensor(g, name, *value)).collect()
 }
 
-/// Adds the training API's artifacts to an artifact directory, whose manifest names them afterwards. An earlier folder is
-/// replaced.
+/// Adds the training API's artifacts to an artifact directory, written for its target; its manifest names them afterwards. An
+/// earlier folder is replaced.
 ///
 /// # Errors
 /// Settings that the training API cannot follow; a directory that holds no artifacts; files that cannot be written.
 pub fn add(directory: &Path) -> Result<Manifest, TrainingApiError> {
     let mut manifest = artifacts::open(directory)?;
-    let Models { mut files, spec } = models(&manifest.preset)?;
+    // The graphs that are there decide, whatever the provider's target is today.
+    let mut preset = manifest.preset.clone();
+    preset.train.target = Some(manifest.target);
+    let Models { mut files, spec } = models(&preset)?;
     let checkpoint = checkpoint_of(&manifest, load_safetensors(&directory.join(INIT_FILE))?, None).to_files()?;
     let data = format!("{CHECKPOINT_FILE}.data");
     files.push((CHECKPOINT_FILE, checkpoint.checkpoint));
@@ -199,6 +202,7 @@ pub fn checkpoint_of(manifest: &Manifest, mut weights: Weights, optimizer: Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::preset::Target;
 
     fn preset(changes: &[&str]) -> Preset {
         let changes: Vec<String> =
@@ -234,6 +238,28 @@ mod tests {
         assert!(artifacts::open(directory.path()).expect_err("damaged").to_string().contains(TRAINING_MODEL_FILE));
         let manifest = artifacts::export(&preset, directory.path()).expect("exported again");
         assert!(manifest.training_api.is_none() && !directory.path().join(FOLDER).exists(), "what belongs to no manifest is gone");
+    }
+
+    /// Which values the attribute `channels_last` has in a directory's training model.
+    fn layouts(directory: &Path) -> Vec<i64> {
+        let model = std::fs::read(directory.join(FOLDER).join(TRAINING_MODEL_FILE)).expect("written");
+        let nodes = read_model(&model).expect("a model").graph.expect("a graph").node;
+        let attributes = nodes.iter().flat_map(|node| &node.attribute).filter(|attribute| attribute.name() == "channels_last");
+        attributes.map(|attribute| attribute.i()).collect()
+    }
+
+    #[test]
+    fn the_models_are_written_for_the_target_of_the_directory() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let manifest = artifacts::export(&preset(&[]), directory.path()).expect("exported");
+        assert_eq!(manifest.target, Target::Native);
+        add(directory.path()).expect("added");
+        assert!(layouts(directory.path()).contains(&1));
+        // As if the provider had had another target when the graphs were written.
+        let earlier = serde_json::to_vec(&Manifest { target: Target::Cpu, ..manifest }).expect("JSON");
+        std::fs::write(directory.path().join(MANIFEST_FILE), earlier).expect("write");
+        add(directory.path()).expect("added");
+        assert!(!layouts(directory.path()).contains(&1));
     }
 
     #[test]

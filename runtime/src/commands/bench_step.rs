@@ -42,7 +42,7 @@ pub struct Args {
     /// Threads of one operator; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
-    /// Native kernels, or the functions' bodies in standard operators
+    /// Native kernels, where the target is theirs, or the functions' bodies in standard operators
     #[arg(long, value_enum, default_value_t = KernelSet::Native)]
     pub kernels: KernelSet,
     /// What runs the graphs

@@ -116,7 +116,7 @@ pub fn fine_tune(
         classifier_lr_factor: settings.classifier_lr / settings.lr,
     };
     let manifest = artifacts::export_fine_tuning(&preset, &graphs, folder)?;
-    let operators = native_operators(KernelSet::Native, None).map_err(EngineError::run("registering the native kernels"))?;
+    let operators = native_operators(KernelSet::Native.in_graphs_of(manifest.target), None).map_err(EngineError::run("registering the native kernels"))?;
     let options = SessionOptions { threads: settings.threads, operators: operators.map(Arc::new), ..SessionOptions::default() };
     let mut engine = StockEngine::open(environment, folder, &manifest, &options)?;
     engine.load_weights(&initial_weights(&preset, weights, &graphs, settings.seed)?)?;

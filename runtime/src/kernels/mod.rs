@@ -20,11 +20,19 @@ mod sinkhorn_operator;
 #[cfg(test)]
 mod testing;
 
+use graphgen::preset::Target;
 pub use operator::{DOMAIN, KernelSet, native_functions, native_operators};
 use parallel::Parallel;
 pub use peak::measured_peak;
 use scratch::ScratchPool;
 pub use sinkhorn_operator::{SinkhornOperator, sinkhorn_calls};
+
+impl KernelSet {
+    /// What of it runs in the graphs of a target: the kernels take channels-last maps, which `native` has and no other.
+    pub fn in_graphs_of(self, target: Target) -> KernelSet {
+        if target == Target::Native { self } else { KernelSet::Functions }
+    }
+}
 
 /// What a kernel computes with.
 struct Resources<'a> {

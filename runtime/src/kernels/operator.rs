@@ -17,7 +17,7 @@ pub const DOMAIN: &str = "swav";
 /// Which of the graph's functions run as native kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum KernelSet {
-    /// All that there are kernels for.
+    /// All that there are kernels for; those but Sinkhorn-Knopp's in graphs of the target `native` only.
     #[default]
     Native,
     /// None but Sinkhorn-Knopp: the functions' bodies in standard operators.

@@ -61,7 +61,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn both_passes_of_a_micro_batch_give_the_same_embeddings() {
-    for target in ["cpu", "portable"] {
+    for target in ["cpu", "native", "portable"] {
         let mut engine = open(&preset(COUNT * BATCH, COUNT, target));
         engine.request_output("embeddings").expect("an output");
         let all = join(&[crops(0), crops(1), crops(2)]);
@@ -80,7 +80,7 @@ fn both_passes_of_a_micro_batch_give_the_same_embeddings() {
 #[test]
 fn equal_micro_batches_are_as_one_of_them() {
     // Sinkhorn-Knopp over copies of the samples gives the samples' own codes.
-    for target in ["cpu", "portable"] {
+    for target in ["cpu", "native", "portable"] {
         let mut one = open(&preset(BATCH, 1, target));
         let mut several = open(&preset(COUNT * BATCH, COUNT, target));
         let expected = one.forward_backward(&slices(&crops(5))).expect("a step");

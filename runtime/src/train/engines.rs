@@ -42,7 +42,7 @@ pub fn open(
         EngineKind::TrainingApi => {
             let manifest = if manifest.training_api.is_some() { manifest } else { training_api::add(directory)? };
             let options = session_options(&manifest, threads, kernels)?;
-            let native = native_functions(kernels, sinkhorn_threads(&manifest, threads));
+            let native = native_functions(kernels.in_graphs_of(manifest.target), sinkhorn_threads(&manifest, threads));
             Ok(Box::new(TrainingApiEngine::open(environment, directory, &manifest, &options, &native)?))
         }
     }

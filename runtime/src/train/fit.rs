@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use graphgen::manifest::Manifest;
-use graphgen::preset::{Preset, Provider, SinkhornKernel};
+use graphgen::preset::{Preset, SinkhornKernel};
 use ort::environment::Environment;
 
 use super::files::Disk;
@@ -95,7 +95,7 @@ pub struct Summary {
     pub outcome: Outcome,
 }
 
-/// An engine for a preset's graphs, with all native kernels; `threads` is 0 for one a core.
+/// An engine for a preset's graphs, with all native kernels where the target is theirs; `threads` is 0 for one a core.
 ///
 /// # Errors
 /// Graphs that ONNX Runtime does not accept.
@@ -103,7 +103,7 @@ pub fn open_engine(environment: &Environment, directory: &std::path::Path, manif
     open_engine_with(environment, directory, manifest, threads, KernelSet::Native)
 }
 
-/// [`open_engine`] with a choice of kernels. Sinkhorn-Knopp follows the preset's `train.sinkhorn`.
+/// [`open_engine`] with a choice of kernels. Sinkhorn-Knopp follows the preset's `train.sinkhorn`, in graphs of every target.
 ///
 /// # Errors
 /// Graphs that ONNX Runtime does not accept.
@@ -135,9 +135,8 @@ pub fn open_profiled_engine(
 
 /// What the sessions of a preset's graphs have in common.
 pub(super) fn session_options(manifest: &Manifest, threads: usize, kernels: KernelSet) -> Result<SessionOptions, EngineError> {
-    // The other native kernels are the CPU's.
-    let kernels = if manifest.preset.train.provider == Provider::Cpu { kernels } else { KernelSet::Functions };
-    let domain = native_operators(kernels, sinkhorn_threads(manifest, threads)).map_err(EngineError::run("registering the native kernels"))?;
+    let domain = native_operators(kernels.in_graphs_of(manifest.target), sinkhorn_threads(manifest, threads))
+        .map_err(EngineError::run("registering the native kernels"))?;
     Ok(SessionOptions { threads, operators: domain.map(Arc::new), provider: ProviderOptions::of(&manifest.preset), profiles: None })
 }
 

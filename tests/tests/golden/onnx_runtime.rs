@@ -19,13 +19,23 @@ pub type Inputs = BTreeMap<String, TensorData>;
 /// How ONNX Runtime runs a graph.
 #[derive(Debug, Clone, Copy)]
 pub enum Variant {
-    /// As the runtime does: the CPU's formulations, Sinkhorn-Knopp in Rust.
+    /// As the runtime does: channels-last maps and native kernels.
     Native,
     /// Any ONNX Runtime: standard operators only.
     Portable,
 }
 
 pub const VARIANTS: [Variant; 2] = [Variant::Native, Variant::Portable];
+
+impl Variant {
+    /// The target that its graphs are built for.
+    pub fn target(self) -> Target {
+        match self {
+            Variant::Native => Target::Native,
+            Variant::Portable => Target::Portable,
+        }
+    }
+}
 
 /// Evaluates a graph in f64.
 pub fn in_f64(graph: &Graph, inputs: &Inputs) -> Evaluation {
@@ -37,15 +47,15 @@ pub fn in_f64(graph: &Graph, inputs: &Inputs) -> Evaluation {
     evaluate(graph, &graph.inputs().iter().map(array).collect())
 }
 
-/// Runs a graph in ONNX Runtime; the outputs of type f32.
+/// Runs a graph of the variant's target in ONNX Runtime; the outputs of type f32.
 pub fn in_onnx_runtime(graph: &Graph, inputs: &Inputs, variant: Variant) -> BTreeMap<String, Vec<f32>> {
     // The environment first: it loads the library that kernels are registered with.
     let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
-    let (target, operators) = match variant {
-        Variant::Native => (Target::Cpu, native_operators(KernelSet::Native, Some(1)).expect("the native kernels")),
-        Variant::Portable => (Target::Portable, None),
+    let operators = match variant {
+        Variant::Native => native_operators(KernelSet::Native, Some(1)).expect("the native kernels"),
+        Variant::Portable => None,
     };
-    let model = write_model(graph, "golden", &ModelOptions::new(target)).expect("a model");
+    let model = write_model(graph, "golden", &ModelOptions::new(variant.target())).expect("a model");
     let options = SessionOptions { threads: 1, operators: operators.map(Arc::new), ..SessionOptions::default() };
     let mut session = options.open_bytes(&environment, &encode(&model).expect("a model")).expect("a graph that ONNX Runtime takes");
     let tensors: Vec<(String, DynValue)> = graph

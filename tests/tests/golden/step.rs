@@ -4,12 +4,12 @@ use std::fmt::{Display, Formatter};
 
 use graphgen::ir::TensorData;
 use graphgen::methods::swav::{TrainStep, train_step};
-use graphgen::preset::Preset;
+use graphgen::preset::{Preset, Target};
 use serde_json::Value;
 
 use super::fixture::{Distances, Fixture, Projected, distances, overrides};
 use super::formula;
-use super::onnx_runtime::{Inputs, VARIANTS, in_f64, in_onnx_runtime, output};
+use super::onnx_runtime::{Inputs, VARIANTS, Variant, in_f64, in_onnx_runtime, output};
 
 /// Bound of graphgen's f64 evaluation, for everything.
 const F64: f64 = 1e-9;
@@ -31,8 +31,9 @@ struct Case {
 }
 
 impl Case {
-    fn new(case: &Value) -> Case {
-        let preset = Preset::from_toml("", &overrides(&case["settings"])).expect("a valid preset");
+    fn new(case: &Value, target: Target) -> Case {
+        let mut preset = Preset::from_toml("", &overrides(&case["settings"])).expect("a valid preset");
+        preset.train.target = Some(target);
         let step = train_step(&preset).expect("a graph");
         let graph = &step.graph;
         let mut inputs = Inputs::new();
@@ -88,31 +89,34 @@ impl Display for Errors {
     }
 }
 
-fn cases(prefix: &str) -> (Fixture, Vec<Case>) {
+/// The cases of a prefix, with graphs of a target.
+fn cases(prefix: &str, target: Target) -> (Fixture, Vec<Case>) {
     let fixture = Fixture::open("step.safetensors");
     let cases = fixture.metadata("cases");
     let wanted = |case: &&Value| case["name"].as_str().is_some_and(|name| name.starts_with(prefix));
-    let cases: Vec<Case> = cases.as_array().expect("a list").iter().filter(wanted).map(Case::new).collect();
+    let cases: Vec<Case> = cases.as_array().expect("a list").iter().filter(wanted).map(|case| Case::new(case, target)).collect();
     assert!(!cases.is_empty(), "no case {prefix}");
     (fixture, cases)
 }
 
 fn check_in_f64(prefix: &str) {
-    let (fixture, cases) = cases(prefix);
-    for case in cases {
-        let graph = &case.step.graph;
-        let evaluation = in_f64(graph, &case.inputs);
-        let errors = case.compare(&fixture, &|name| output(graph, &evaluation, name).iter().copied().collect());
-        println!("{} in f64: {errors}", case.name);
-        let largest = [errors.loss, errors.noise, errors.gradients.largest, errors.statistics.largest, errors.outputs.largest];
-        assert!(largest.into_iter().all(|error| error <= F64), "{}: {errors}", case.name);
+    for target in VARIANTS.map(Variant::target) {
+        let (fixture, cases) = cases(prefix, target);
+        for case in cases {
+            let graph = &case.step.graph;
+            let evaluation = in_f64(graph, &case.inputs);
+            let errors = case.compare(&fixture, &|name| output(graph, &evaluation, name).iter().copied().collect());
+            println!("{} of {target} in f64: {errors}", case.name);
+            let largest = [errors.loss, errors.noise, errors.gradients.largest, errors.statistics.largest, errors.outputs.largest];
+            assert!(largest.into_iter().all(|error| error <= F64), "{} of {target}: {errors}", case.name);
+        }
     }
 }
 
 fn check_in_onnx_runtime(prefix: &str) {
-    let (fixture, cases) = cases(prefix);
-    for case in cases {
-        for variant in VARIANTS {
+    for variant in VARIANTS {
+        let (fixture, cases) = cases(prefix, variant.target());
+        for case in cases {
             let outputs = in_onnx_runtime(&case.step.graph, &case.inputs, variant);
             let errors = case.compare(&fixture, &|name| outputs[name].iter().map(|&value| value.into()).collect());
             println!("{} {variant:?}: {errors}", case.name);

@@ -18,8 +18,8 @@ fn native_kernels_and_function_bodies_take_the_same_step_in_every_target() {
         let (name, preset) = (network.name, preset(network.changes));
         let heads = preset.model.nmb_prototypes.counts().len() as u64;
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let bodies = [Target::Cpu, Target::Portable, Target::Cuda, Target::Directml].map(|target| (target, KernelSet::Functions));
-        let variants = std::iter::once((Target::Cpu, KernelSet::Native)).chain(bodies);
+        let bodies = [Target::Native, Target::Cpu, Target::Portable, Target::Cuda, Target::Directml].map(|target| (target, KernelSet::Functions));
+        let variants = std::iter::once((Target::Native, KernelSet::Native)).chain(bodies);
         let step = |(index, (target, kernels)): (usize, (Target, KernelSet))| {
             let directory = directory.path().join(index.to_string());
             run(&environment, &exported(&preset, target, kernels, &directory), kernels, &directory)
