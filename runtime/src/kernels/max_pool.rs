@@ -49,8 +49,8 @@ fn read_window(attributes: &Attributes) -> Result<Window, String> {
 }
 
 /// `swav::MaxPoolTrain`: x [N,H,W,C] → y [N,H',W',C] and taps u8 [N,H',W',C], row · kernel + column of the maximum within its
-/// window. Of equal maxima the first counts, row by row. Not a number beats all numbers, the last one of a window its taps. All of
-/// this is PyTorch's; ONNX Runtime's `MaxPool` leaves such values out.
+/// window. Of equal maxima the first counts, row by row. What is not a number beats all numbers, and its last tap counts. This is as
+/// in PyTorch; in ONNX Runtime's `MaxPool`, numbers win.
 pub(super) struct MaxPoolTrain(Window);
 
 impl Dense for MaxPoolTrain {
