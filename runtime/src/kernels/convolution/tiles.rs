@@ -12,7 +12,7 @@ use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
 
 /// Elements of points that one task works on: what fits a core's second-level cache beside the weights that pass by.
-const TASK_ELEMENTS: usize = 80 * 1024;
+const TASK_ELEMENTS: usize = 120 * 1024;
 
 /// How a batch of maps is cut: pieces of `images` images, each in strips of `rows` rows of tiles.
 #[derive(Debug, Clone, Copy)]
