@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::backbones::resnet::ResNet;
+use crate::functions::normalize_pixels::normalize_pixels;
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::manifest::{AccumulationSpec, GraphSpec, MANIFEST_VERSION, Manifest, TensorSpec};
 use crate::methods::accumulation::{assign_step, embed_step};
 use crate::methods::loss_scaling::INITIAL_SCALE;
 use crate::methods::supervised::{FineTuning, fine_tuning_optimizer, fine_tuning_step};
-use crate::methods::swav::{TrainStep, normalize_pixels, project, train_step};
+use crate::methods::swav::{TrainStep, project, train_step};
 use crate::nn::{InferenceLayers, initialize};
 use crate::onnx::{Dim, FileError, ModelOptions, OPSET, emulate_f16, encode, write_model};
 use crate::ops::Domain;

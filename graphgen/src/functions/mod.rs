@@ -12,6 +12,7 @@ pub(crate) mod formulations;
 pub mod l2_normalize;
 pub mod max_pool;
 pub mod max_pool_grad;
+pub mod normalize_pixels;
 pub mod optimizer;
 pub mod relu_grad;
 pub mod sinkhorn;

@@ -2,7 +2,7 @@
 //! semi-supervised evaluation of Caron et al. 2020 (section 4.2, `eval_semisup.py` of the official code).
 
 use super::statistics;
-use super::swav::{TrainStep, normalize_pixels};
+use super::swav::TrainStep;
 use crate::autodiff::gradients;
 use crate::backbones::resnet::ResNet;
 use crate::functions::optimizer::SgdStep;
@@ -61,9 +61,7 @@ fn cross_entropy(g: &mut Graph, layers: &mut TrainLayers, preset: &Preset, setti
     let (batch, classes) = (settings.batch_size, settings.classes);
     let crops = g.input("crops/0", TensorType::new(DType::U8, vec![batch, 3, settings.crop_px, settings.crop_px]));
     let labels = g.input("labels", TensorType::new(DType::I64, vec![batch]));
-    let pixels = g.cast(crops, DType::F32)?;
-    let x = normalize_pixels(g, pixels, &preset.data)?;
-    let x = layers.image(g, x)?;
+    let x = layers.image(g, crops, &preset.data)?;
     let backbone = ResNet::new(&preset.model);
     let features = backbone.forward(g, layers, x)?;
     let logits = layers.linear(g, CLASSIFIER, features, backbone.features(), classes)?;

@@ -9,7 +9,7 @@ use crate::functions::sinkhorn::SinkhornKnopp;
 use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
 use crate::nn::{Init, Layers, NORM_EPSILON, Parameter, RunningStatistic, TrainLayers};
 use crate::ops::{Gemm, Greater, LogSoftmax, Relu, Slice, Where};
-use crate::preset::{BatchNormGroups, Data, Model, Precision, Preset};
+use crate::preset::{BatchNormGroups, Model, Precision, Preset};
 
 /// The graph of one training step, with its inputs and outputs named as `docs/architecture.md` says.
 #[derive(Debug, Clone)]
@@ -22,18 +22,6 @@ pub struct TrainStep {
     pub running_statistics: Vec<RunningStatistic>,
     /// The normalised prototypes of each head, which the graph goes on with in place of the parameters.
     pub prototypes: Vec<ValueId>,
-}
-
-/// Pixels 0…255 f32 [N,3,H,W] → normalised input of the encoder.
-///
-/// # Errors
-/// Inputs without three channels.
-pub fn normalize_pixels(g: &mut Graph, pixels: ValueId, data: &Data) -> Result<ValueId, GraphError> {
-    let per_channel = |value: &dyn Fn(usize) -> f64| TensorData::Exact((0..3).map(value).collect());
-    let scale = g.constant([1, 3, 1, 1], per_channel(&|channel| 1.0 / (255.0 * data.std[channel])));
-    let shift = g.constant([1, 3, 1, 1], per_channel(&|channel| -data.mean[channel] / data.std[channel]));
-    let scaled = g.mul(pixels, scale)?;
-    g.add(scaled, shift)
 }
 
 /// Projection head and normalisation: features [N,F] → embeddings [N,D] of length 1.
@@ -177,9 +165,7 @@ pub(super) fn embed_crops(g: &mut Graph, layers: &mut TrainLayers, preset: &Pres
     let backbone = ResNet::new(&preset.model);
     let mut features = Vec::new();
     for (&input, group) in crops.iter().zip(preset.crops.groups()) {
-        let pixels = g.cast(input, DType::F32)?;
-        let x = normalize_pixels(g, pixels, &preset.data)?;
-        let x = layers.image(g, x)?;
+        let x = layers.image(g, input, &preset.data)?;
         match preset.model.batch_norm_groups {
             BatchNormGroups::Size => features.push(backbone.forward(g, layers, x)?),
             BatchNormGroups::Crop => {

@@ -1,11 +1,12 @@
 //! Layers of a training graph: parameters are inputs, BatchNorm uses the batch's statistics.
 
 use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON, Then};
+use crate::functions::normalize_pixels::{normalize_crops, normalize_pixels};
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::ops::conv::Window;
 use crate::ops::layout::Layout;
 use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize, MaxPool, MaxPoolTrain};
-use crate::preset::{Precision, Target};
+use crate::preset::{Data, Precision, Target};
 
 /// A trainable parameter.
 #[derive(Debug, Clone)]
@@ -58,13 +59,18 @@ impl TrainLayers {
         TrainLayers { untracked: true, ..TrainLayers::new(precision, target) }
     }
 
-    /// What the first layer takes: normalised pixels f32 [N,3,H,W] in the layers' element type and layout.
+    /// Crops u8 [N,3,H,W] → the encoder's normalised input, in the layout and type of activations.
     ///
     /// # Errors
-    /// None for a value of rank 4.
-    pub fn image(&self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
-        // Behind the normalisation: before it, ONNX Runtime would broadcast scale and shift over rows of three elements.
-        let x = self.layout.of_channels_first(g, x)?;
+    /// Crops without three channels.
+    pub fn image(&self, g: &mut Graph, crops: ValueId, data: &Data) -> Result<ValueId, GraphError> {
+        let x = match self.layout {
+            Layout::ChannelsFirst => {
+                let pixels = g.cast(crops, DType::F32)?;
+                normalize_pixels(g, pixels, data)?
+            }
+            Layout::ChannelsLast => normalize_crops(g, crops, data)?,
+        };
         g.cast(x, self.compute_type())
     }
 

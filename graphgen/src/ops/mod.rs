@@ -231,6 +231,7 @@ operators! {
     functions::l2_normalize => L2Normalize;
     functions::max_pool => MaxPoolTrain, MaxPoolTrainGrad;
     functions::max_pool_grad => MaxPoolGrad;
+    functions::normalize_pixels => NormalizePixels;
     functions::optimizer => AdamStep, LarsStep, SgdStep;
     functions::relu_grad => ReluGrad;
     functions::sinkhorn => SinkhornKnopp;

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use crate::backbones::resnet::ResNet;
+use crate::functions::normalize_pixels::normalize_pixels;
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::methods::accumulation::embed_step;
-use crate::methods::swav::{TrainStep, normalize_pixels, project};
+use crate::methods::swav::{TrainStep, project};
 use crate::nn::EvalLayers;
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{Dim, ModelOptions, value_info, write_model};

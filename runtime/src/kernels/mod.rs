@@ -13,6 +13,7 @@ mod operator;
 mod optimizer;
 mod parallel;
 mod peak;
+mod pixels;
 mod scratch;
 mod simd;
 pub mod sinkhorn;

@@ -31,10 +31,10 @@ pub fn native_functions(kernels: KernelSet, sinkhorn: Option<usize>) -> Vec<&'st
         names.push(SINKHORN);
     }
     if kernels == KernelSet::Native {
-        use super::{batch_norm, convolution, max_pool, optimizer};
+        use super::{batch_norm, convolution, max_pool, optimizer, pixels};
         names.extend([convolution::Forward::NAME, convolution::InputGradient::NAME, convolution::WeightGradient::NAME]);
         names.extend([batch_norm::BatchNormTrain::NAME, batch_norm::BatchNormTrainGrad::NAME]);
-        names.extend([max_pool::MaxPoolTrain::NAME, max_pool::MaxPoolTrainGrad::NAME]);
+        names.extend([max_pool::MaxPoolTrain::NAME, max_pool::MaxPoolTrainGrad::NAME, pixels::NormalizePixels::NAME]);
         names.extend([optimizer::LarsStep::NAME, optimizer::SgdStep::NAME, optimizer::AdamStep::NAME]);
     }
     names
@@ -63,6 +63,7 @@ pub fn native_operators(kernels: KernelSet, sinkhorn: Option<usize>) -> ort::Res
             .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?
             .add(Native::<super::max_pool::MaxPoolTrain>::new(&pool))?
             .add(Native::<super::max_pool::MaxPoolTrainGrad>::new(&pool))?
+            .add(Native::<super::pixels::NormalizePixels>::new(&pool))?
             .add(Native::<super::optimizer::LarsStep>::new(&pool))?
             .add(Native::<super::optimizer::SgdStep>::new(&pool))?
             .add(Native::<super::optimizer::AdamStep>::new(&pool))?;

@@ -7,6 +7,7 @@ use graphgen::functions::convolution::Convolution;
 use graphgen::functions::l2_normalize::L2Normalize;
 use graphgen::functions::max_pool::{MaxPoolTrain, MaxPoolTrainGrad};
 use graphgen::functions::max_pool_grad::MaxPoolGrad;
+use graphgen::functions::normalize_pixels::NormalizePixels;
 use graphgen::functions::optimizer::{AdamStep, LarsStep, SgdStep};
 use graphgen::functions::relu_grad::ReluGrad;
 use graphgen::functions::sinkhorn::SinkhornKnopp;
@@ -141,6 +142,17 @@ fn max_pools() -> Vec<Case> {
     cases
 }
 
+/// Pixels of every value, and channels that are no colours.
+fn pixels() -> Vec<Case> {
+    let r = &mut Random::new(23);
+    let sizes = [[1, 3, 1, 1], [2, 3, 9, 7], [3, 1, 4, 5], [2, 5, 16, 3]];
+    let case_of = |shape: [usize; 4]| {
+        let pixels = (0..shape.iter().product::<usize>()).map(|index| (index * 101 % 256) as f64).collect();
+        case(NormalizePixels, [Input::new(DType::U8, &shape, pixels), r.normal(&[shape[1]]), r.normal(&[shape[1]])], FEW_ROUNDINGS)
+    };
+    sizes.map(case_of).into()
+}
+
 /// The cases whose maps have two layouts, in the other one.
 fn channels_last(cases: &[Case]) -> Vec<Case> {
     let layout = Layout::ChannelsLast;
@@ -256,6 +268,11 @@ fn max_pools_that_give_taps_agree() {
     let cases = max_pools();
     check_on_onnx_runtime(&cases, &TARGETS);
     check_on_onnx_runtime(&channels_last(&cases), &CHANNELS_LAST_TARGETS);
+}
+
+#[test]
+fn pixels_are_normalized() {
+    check_on_onnx_runtime(&pixels(), &CHANNELS_LAST_TARGETS);
 }
 
 #[test]

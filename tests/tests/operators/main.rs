@@ -45,6 +45,7 @@ fn test_of(op: &Op) -> &'static str {
         Op::Convolution(_) | Op::ConvInputGrad(_) | Op::ConvWeightGrad(_) => "convolutions_and_gradients_agree",
         Op::L2Normalize(_) | Op::ReluGrad(_) => "row_and_activation_functions_agree",
         Op::MaxPoolGrad(_) => "max_pool_gradients_agree",
+        Op::NormalizePixels(_) => "pixels_are_normalized",
         Op::MaxPoolTrain(_) | Op::MaxPoolTrainGrad(_) => "max_pools_that_give_taps_agree",
         Op::AdamStep(_) | Op::LarsStep(_) | Op::SgdStep(_) => "optimizer_steps_agree",
         Op::SinkhornKnopp(_) => "sinkhorn_agrees",

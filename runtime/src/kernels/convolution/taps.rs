@@ -252,7 +252,7 @@ impl Plan {
     ) -> Result<(), KernelError> {
         let &Resources { parallel, pool, arch } = with;
         let mut packed = pool.take(self.panel_len() * self.to / PANEL);
-        for_each(parallel, packed.chunks_exact_mut(self.panel_len()), |panel, packed| pack(panel, packed))?;
+        for_each(parallel, packed.chunks_exact_mut(self.panel_len()), &pack)?;
         let packed = &packed;
         let mut rest = outputs;
         let parts = pieces.iter().map(|&piece| {
