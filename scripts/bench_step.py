@@ -8,12 +8,13 @@ A step is forward, codes, swapped loss, backward and optimizer on random crops, 
 PyTorch in NCHW, PyTorch in channels_last and `swav-rt bench step`, each in a process of its own, one after the other;
 the better of PyTorch's two layouts counts. A ratio below 1 means that swav-rt takes less time.
 
-With --provider cuda both run on the GPU, PyTorch under autocast where the preset says train.precision = "mixed-f16", and
-the largest memory that nvidia-smi shows during the steps is printed. Threads do not matter then.
+The largest memory is printed beside: that of the process, or, with --provider cuda, what nvidia-smi shows during the steps.
+On the GPU PyTorch runs under autocast where the preset says train.precision = "mixed-f16", and threads do not matter.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -71,12 +72,29 @@ def resolved_preset(graphgen, preset, overrides):
         return json.loads((out / "manifest.json").read_text())["preset"]
 
 
+def run_and_watch(command):
+    """What a command prints, and the largest memory of its process, MiB."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(command[:4])} … failed with {process.returncode}")
+    return output, usage.ru_maxrss // 1024
+
+
+def pytorch_in_a_process(config, threads, steps, layout, provider):
+    """Median milliseconds of a step, and the process's largest memory."""
+    output, memory = run_and_watch([sys.executable, __file__, "--worker", json.dumps(config), str(max(threads, 1)), str(steps), layout, provider])
+    return json.loads(output), memory
+
+
 def swav_rt_step(program, preset, overrides, threads, steps):
-    """Median milliseconds of a step."""
+    """Median milliseconds of a step, and the process's largest memory."""
     command = [program, "bench", "step", "--preset", preset, "--steps", str(steps), "--threads", str(threads)]
     command += [part for override in overrides for part in ("--set", override)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(output.strip().splitlines()[-1].split()[0])
+    output, memory = run_and_watch(command)
+    return float(output.strip().splitlines()[-1].split()[0]), memory
 
 
 class GpuMemory(threading.Thread):
@@ -93,15 +111,15 @@ class GpuMemory(threading.Thread):
 
     @classmethod
     def during(cls, provider, measure):
-        """What measure gives, and the largest memory while it ran; None on the CPU."""
+        """The milliseconds that measure gives, and the largest memory: on the CPU the process's, which measure gives, too."""
         if provider == "cpu":
-            return measure(), None
+            return measure()
         watch = cls()
         watch.start()
-        result = measure()
+        milliseconds, _ = measure()
         watch.ends.set()
         watch.join()
-        return result, watch.largest
+        return milliseconds, watch.largest
 
 
 def main():
@@ -130,8 +148,7 @@ def main():
         times, memory = {"NCHW": [], "channels_last": [], "swav-rt": []}, {}
         for _ in range(arguments.rounds):
             for layout in ["NCHW", "channels_last"]:
-                worker = [sys.executable, __file__, "--worker", json.dumps(config), str(max(threads, 1)), str(arguments.steps), layout, arguments.provider]
-                run = lambda: json.loads(subprocess.run(worker, check=True, capture_output=True, text=True).stdout)
+                run = lambda: pytorch_in_a_process(config, threads, arguments.steps, layout, arguments.provider)
                 milliseconds, memory[layout] = GpuMemory.during(arguments.provider, run)
                 times[layout].append(milliseconds)
             run = lambda: swav_rt_step(arguments.swav_rt, arguments.preset, arguments.set, threads, arguments.steps)
@@ -140,11 +157,11 @@ def main():
         medians = {name: statistics.median(values) for name, values in times.items()}
         best = min(medians["NCHW"], medians["channels_last"])
         print(f"{threads} threads: PyTorch NCHW {medians['NCHW']:.1f}, channels_last {medians['channels_last']:.1f}, "
-              f"swav-rt {medians['swav-rt']:.1f} ms; ratio {medians['swav-rt'] / best:.2f}", flush=True)
+              f"swav-rt {medians['swav-rt']:.1f} ms; ratio {medians['swav-rt'] / best:.2f}; MiB {memory}", flush=True)
         if arguments.provider != "cpu":
             batch = config["train"]["batch_size"]
             for name, milliseconds in medians.items():
-                print(f"{name}: {batch / milliseconds * 1e3:.0f} images/s, {memory[name]} MiB", flush=True)
+                print(f"{name}: {batch / milliseconds * 1e3:.0f} images/s", flush=True)
     return 0
 
 

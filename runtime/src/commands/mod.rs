@@ -1,6 +1,7 @@
 //! The subcommands of `swav-rt`, one file each.
 
 pub mod bench_loader;
+pub mod bench_sinkhorn;
 pub mod bench_step;
 mod classification;
 pub mod clusters;
@@ -85,6 +86,8 @@ pub enum Eval {
 pub enum Bench {
     /// Images a second of the multi-crop loader
     Loader(bench_loader::Args),
+    /// Milliseconds of Sinkhorn-Knopp
+    Sinkhorn(bench_sinkhorn::Args),
     /// Milliseconds of a training step
     Step(bench_step::Args),
 }
@@ -123,6 +126,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Man(args) => shell::man(&args),
         Command::Bench(Bench::Loader(args)) => bench_loader::run(args, output),
+        Command::Bench(Bench::Sinkhorn(args)) => bench_sinkhorn::run(args, output),
         Command::Bench(Bench::Step(args)) => bench_step::run(args, output),
         Command::Data(Data::Synth(args)) => data_synth::run(args, output),
         Command::Data(Data::Check(args)) => data_check::run(args, output),
