@@ -22,8 +22,9 @@ use runtime::train::StepMetrics;
 
 /// 40 images in batches of 8: 20 steps. The queue of two batches starts in the second epoch. No warm-up.
 ///
-/// At a temperature of 0.1 so small a network is chaotic with SGD and Adam: a learning rate that is 1e-6 off moves the stock
-/// engine's own losses by 1e-1 and 2e-3 within 20 steps.
+/// So small a network is chaotic: where the sign of a value near zero flips, losses move by 1e-3 and more. At a temperature of 0.1 and
+/// with SGD or Adam a learning rate that is 1e-6 off moves the stock engine's own losses by 1e-1 and 2e-3 within 20 steps; at 0.2 one
+/// that is 1e-7 off moves them by 1e-6 from most seeds, but by up to 2e-2 from some.
 const PRESET: &str = concat!(
     include_str!("presets/tiny.toml"),
     "
@@ -43,10 +44,13 @@ workers = 1
 /// Micro-batches of 4 images, with two heads.
 const MICRO_BATCHES: [&str; 3] = ["train.accumulate=2", "model.nmb_prototypes=[12, 9]", "train.sinkhorn=graph"];
 
+/// What is compared over many steps is compared from these, and the median counts.
+const SEEDS: [&str; 3] = ["train.seed=31", "train.seed=32", "train.seed=33"];
+
 /// Optimizers with settings of their own. With frozen prototypes, Adam and AdamW count their steps for themselves.
 const OPTIMIZERS: [&[&str]; 5] = [
     &["optim.name=lars", "optim.base_lr=0.3", "optim.weight_decay=1e-4", "optim.freeze_prototypes_niters=3"],
-    &["optim.name=sgd", "optim.base_lr=1e-3", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=3"],
+    &["optim.name=sgd", "optim.base_lr=3e-4", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=3"],
     &["optim.name=adam", "optim.base_lr=3e-4", "optim.weight_decay=1e-2", "optim.freeze_prototypes_niters=3"],
     &["optim.name=adamw", "optim.base_lr=1e-3", "optim.weight_decay=0.1", "optim.freeze_prototypes_niters=3"],
     &["optim.name=adamw", "optim.base_lr=1e-3", "optim.weight_decay=0.1", "optim.freeze_prototypes_niters=0"],
@@ -111,12 +115,18 @@ fn both_engines_train_alike() {
     let folder = Folder::new();
     let several: Vec<&str> = MICRO_BATCHES.iter().chain(OPTIMIZERS[0]).copied().collect();
     for (index, settings) in OPTIMIZERS.into_iter().chain([several.as_slice()]).enumerate() {
-        let stock = folder.losses(&format!("stock-{index}"), "stock", settings, &[]);
-        let training_api = folder.losses(&format!("training-api-{index}"), "training-api", settings, &[]);
-        let (first, all) = (difference(&training_api[..1], &stock[..1]), difference(&training_api, &stock));
-        println!("{}: first step {first:.1e}, 20 steps {all:.1e}", settings[0]);
-        assert_eq!(stock.len(), 20);
-        assert!(first <= 1e-5 && all <= 1e-3, "{settings:?}: first step {first:e}, 20 steps {all:e}");
+        let mut differences = SEEDS.map(|seed| {
+            let settings = [settings, &[seed]].concat();
+            let stock = folder.losses(&format!("stock-{index}-{seed}"), "stock", &settings, &[]);
+            let training_api = folder.losses(&format!("training-api-{index}-{seed}"), "training-api", &settings, &[]);
+            assert_eq!(stock.len(), 20);
+            let (first, all) = (difference(&training_api[..1], &stock[..1]), difference(&training_api, &stock));
+            println!("{}, {seed}: first step {first:.1e}, 20 steps {all:.1e}", settings[0]);
+            assert!(first <= 1e-5, "{settings:?}: first step {first:e}");
+            all
+        });
+        differences.sort_by(f64::total_cmp);
+        assert!(differences[SEEDS.len() / 2] <= 1e-4, "{settings:?}: 20 steps {differences:?}");
     }
 }
 
