@@ -2,14 +2,20 @@
 
 mod harness;
 
+use std::collections::HashMap;
+
 use graphgen::artifacts::{export, initial_weights};
-use graphgen::preset::Target;
+use graphgen::interpreter::evaluate;
+use graphgen::ir::Graph;
+use graphgen::methods::swav::train_step;
+use graphgen::preset::{Preset, Target};
+use ndarray::{ArrayD, IxDyn};
 use runtime::kernels::KernelSet;
 use runtime::session::Engine;
 use runtime::session::environment::environment;
 use runtime::train::open_engine;
 
-use harness::{NETWORKS, Outcome, assert_alike, counting, crops, exported, preset, run};
+use harness::{NETWORKS, Outcome, assert_alike, counting, crops, distances, exported, preset, run};
 
 #[test]
 fn native_kernels_and_function_bodies_take_the_same_step_in_every_target() {
@@ -31,6 +37,43 @@ fn native_kernels_and_function_bodies_take_the_same_step_in_every_target() {
             assert_alike(&network, &outcomes[0], other);
         }
     }
+}
+
+/// In f32 every order of additions has errors of its own; Winograd's transforms have some more.
+#[test]
+fn gradients_of_native_kernels_are_as_near_to_f64_as_those_of_the_bodies() {
+    let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
+    for network in [&NETWORKS[0], &NETWORKS[2]] {
+        let mut preset = preset(network.changes);
+        preset.train.target = Some(Target::Cpu);
+        let graph = train_step(&preset).expect("valid").graph;
+        let exact = evaluate(&graph, &inputs_in_f64(&preset, &graph));
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let variants = [(Target::Native, KernelSet::Native), (Target::Portable, KernelSet::Functions)];
+        let medians = variants.map(|(target, kernels)| {
+            let directory = directory.path().join(target.to_string());
+            let outcome = run(&environment, &exported(&preset, target, kernels, &directory), kernels, &directory);
+            let distances = distances(&outcome, |name| exact.get(graph.find_output(name).expect("a gradient")).iter().copied().collect());
+            distances[distances.len() / 2]
+        });
+        println!("{}: native kernels {:.1e}, bodies {:.1e} from f64", network.name, medians[0], medians[1]);
+        assert!(medians[0] <= 2.0 * medians[1], "{}: {medians:?}", network.name);
+    }
+}
+
+/// Initial weights, and crops by formula; a queue is empty.
+fn inputs_in_f64(preset: &Preset, graph: &Graph) -> HashMap<String, ArrayD<f64>> {
+    let (weights, crops) = (initial_weights(preset).expect("initial weights"), crops(preset, 0));
+    let input = |&input: &_| {
+        let (name, shape) = (graph.input_name(input), graph.shape(input));
+        let values = match (name.strip_prefix("crops/"), weights.get(name)) {
+            (Some(group), _) => crops[group.parse::<usize>().expect("a number")].iter().map(|&pixel| f64::from(pixel)).collect(),
+            (_, Some(weight)) => weight.data.iter().map(|&value| f64::from(value)).collect(),
+            (None, None) => vec![0.0; shape.iter().product()],
+        };
+        (name.to_owned(), ArrayD::from_shape_vec(IxDyn(shape), values).expect("as many values as elements"))
+    };
+    graph.inputs().iter().map(input).collect()
 }
 
 #[test]

@@ -5,7 +5,6 @@
 mod sources;
 mod weight_gradient;
 
-use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -86,10 +85,10 @@ impl Taps {
         &self.sources[output * self.taps..(output + 1) * self.taps]
     }
 
-    /// Puts outputs with the same taps outside next to each other.
-    fn compare(&self, a: usize, b: usize) -> Ordering {
-        let outside = |output: usize| self.of(output).iter().map(|&source| source == OUTSIDE);
-        outside(a).cmp(outside(b))
+    /// The same for outputs whose taps are outside in the same places; a bit for each, of more than fit some share one.
+    fn outside(&self, output: usize) -> u128 {
+        let taps = self.of(output).iter().enumerate();
+        taps.filter(|&(_, &source)| source == OUTSIDE).fold(0, |outside, (tap, _)| outside | 1 << (tap % u128::BITS as usize))
     }
 }
 
@@ -111,7 +110,7 @@ impl Strip {
         let seen = || outputs.clone().flat_map(|output| taps.of(output)).filter(|&&source| source != OUTSIDE).map(|&source| source as usize);
         let sources = seen().min().map_or(0..0, |first| first..seen().max().unwrap_or(first) + 1);
         let mut order: Vec<usize> = outputs.clone().collect();
-        order.sort_by(|&a, &b| taps.compare(a, b));
+        order.sort_by_cached_key(|&output| taps.outside(output));
         Strip { number, outputs, sources, order }
     }
 }
