@@ -47,7 +47,7 @@ impl Parallel for Threads {
     }
 }
 
-/// Runs a kernel of f32 tensors, with one thread and with several: both give the same bits.
+/// Runs a kernel of f32 tensors, with one thread, with several, and on slices that no vector is aligned to: all give the same bits.
 pub(super) fn run<K: Dense>(kernel: &K, inputs: &[(&[usize], &[f32])]) -> Vec<Vec<f32>> {
     let inputs: Vec<Input> = inputs.iter().map(|&(shape, elements)| Input { shape, elements: Elements::F32(elements) }).collect();
     run_tensors(kernel, &inputs).into_iter().map(|(floats, _)| floats).collect()
@@ -55,28 +55,63 @@ pub(super) fn run<K: Dense>(kernel: &K, inputs: &[(&[usize], &[f32])]) -> Vec<Ve
 
 /// The same of tensors of any type. Every output has its elements in the vector of its type, and the other one empty.
 pub(super) fn run_tensors<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u8>)> {
+    let serial = compute(kernel, inputs, &Serial, 0);
+    assert!(bits(&serial) == bits(&compute(kernel, inputs, &Threads, 0)), "{} depends on the threads", K::NAME);
+    assert!(bits(&serial) == bits(&run_unaligned(kernel, inputs)), "{} depends on the alignment", K::NAME);
+    serial
+}
+
+/// Elements to tell apart what compares equal, and NaNs.
+fn bits(outputs: &[(Vec<f32>, Vec<u8>)]) -> (Vec<u32>, Vec<u8>) {
+    let floats = outputs.iter().flat_map(|(floats, _)| floats).map(|value| value.to_bits());
+    (floats.collect(), outputs.iter().flat_map(|(_, bytes)| bytes).copied().collect())
+}
+
+/// Runs a kernel whose inputs and outputs all begin at the second element of their memory, and end with it.
+fn run_unaligned<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u8>)> {
+    let behind_one: Vec<(Vec<f32>, Vec<u8>)> = inputs
+        .iter()
+        .map(|input| match input.elements {
+            Elements::F32(elements) => ([&[f32::NAN], elements].concat(), vec![]),
+            Elements::U8(elements) => (vec![], [&[u8::MAX], elements].concat()),
+        })
+        .collect();
+    let moved = inputs.iter().zip(&behind_one).map(|(input, (floats, bytes))| Input {
+        elements: match input.elements {
+            Elements::F32(_) => Elements::F32(&floats[1..]),
+            Elements::U8(_) => Elements::U8(&bytes[1..]),
+        },
+        ..*input
+    });
+    let mut outputs = compute(kernel, &moved.collect::<Vec<_>>(), &Serial, 1);
+    for (floats, bytes) in &mut outputs {
+        if let Some(first) = floats.first() {
+            assert!(first.is_nan(), "{} writes in front of its output", K::NAME);
+            floats.remove(0);
+        } else {
+            assert!(bytes.remove(0) == u8::MAX, "{} writes in front of its output", K::NAME);
+        }
+    }
+    outputs
+}
+
+/// The outputs, each behind `skipped` elements that the kernel does not see.
+fn compute<K: Dense>(kernel: &K, inputs: &[Input], parallel: &dyn Parallel, skipped: usize) -> Vec<(Vec<f32>, Vec<u8>)> {
     let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape.to_vec()).collect();
     let sizes = kernel.infer(&shapes).expect("fitting shapes");
-    let results = [&Serial as &dyn Parallel, &Threads].map(|parallel| {
-        let pool = ScratchPool::default();
-        // Scratch that is not zero shows what relies on it.
-        pool.take(1 << 20).fill(f32::NAN);
-        let with = Resources { parallel, pool: &pool, arch: pulp::Arch::new() };
-        let mut outputs: Vec<(Vec<f32>, Vec<u8>)> = Vec::new();
-        for (index, shape) in sizes.iter().enumerate() {
-            let len = shape.iter().product();
-            outputs.push(if K::BYTES.1.contains(&index) { (vec![], vec![u8::MAX; len]) } else { (vec![f32::NAN; len], vec![]) });
-        }
-        let tensors = outputs.iter_mut().zip(&sizes).enumerate().map(|(index, ((floats, bytes), shape))| {
-            let elements = if K::BYTES.1.contains(&index) { ElementsMut::U8(bytes) } else { ElementsMut::F32(floats) };
-            Output { shape, elements }
-        });
-        kernel.compute(&with, inputs, tensors.collect()).expect("runs");
-        outputs
+    let pool = ScratchPool::default();
+    // Scratch that is not zero shows what relies on it.
+    pool.take(1 << 20).fill(f32::NAN);
+    let with = Resources { parallel, pool: &pool, arch: pulp::Arch::new() };
+    let mut outputs: Vec<(Vec<f32>, Vec<u8>)> = Vec::new();
+    for (index, shape) in sizes.iter().enumerate() {
+        let len = skipped + shape.iter().product::<usize>();
+        outputs.push(if K::BYTES.1.contains(&index) { (vec![], vec![u8::MAX; len]) } else { (vec![f32::NAN; len], vec![]) });
+    }
+    let tensors = outputs.iter_mut().zip(&sizes).enumerate().map(|(index, ((floats, bytes), shape))| {
+        let elements = if K::BYTES.1.contains(&index) { ElementsMut::U8(&mut bytes[skipped..]) } else { ElementsMut::F32(&mut floats[skipped..]) };
+        Output { shape, elements }
     });
-    let floats = |outputs: &[(Vec<f32>, Vec<u8>)]| outputs.iter().flat_map(|(floats, _)| floats).map(|value| value.to_bits()).collect::<Vec<_>>();
-    let bytes = |outputs: &[(Vec<f32>, Vec<u8>)]| outputs.iter().flat_map(|(_, bytes)| bytes).copied().collect::<Vec<_>>();
-    let [serial, threads] = results;
-    assert!(floats(&serial) == floats(&threads) && bytes(&serial) == bytes(&threads), "{} depends on the threads", K::NAME);
-    serial
+    kernel.compute(&with, inputs, tensors.collect()).expect("runs");
+    outputs
 }

@@ -1,6 +1,7 @@
 //! One operator with inputs: evaluated in double precision and by ONNX Runtime.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use graphgen::interpreter::evaluate;
 use graphgen::ir::{DType, Graph, TensorType};
@@ -78,6 +79,11 @@ impl Random {
         Input::new(dtype, shape, values.collect())
     }
 
+    /// A number of channels, pixels or images.
+    pub fn size(&mut self, sizes: RangeInclusive<usize>) -> usize {
+        Uniform::try_from(sizes).expect("a range").sample(&mut self.0)
+    }
+
     pub fn bools(&mut self, shape: &[usize]) -> Input {
         self.uniform(DType::Bool, shape, 0.0, 2.0)
     }
@@ -102,12 +108,12 @@ impl Case {
         Case { outputs: 1, ..self }
     }
 
-    fn describe(&self, target: Target) -> String {
+    pub fn describe(&self, target: Target) -> String {
         let types: Vec<String> = self.inputs.iter().map(|input| input.ty.to_string()).collect();
         format!("{:?} of {} for {target:?}", self.op, types.join(", "))
     }
 
-    fn graph(&self) -> Graph {
+    pub fn graph(&self) -> Graph {
         let mut graph = Graph::new();
         let inputs: Vec<_> = self.inputs.iter().enumerate().map(|(index, input)| graph.input(&format!("x{index}"), input.ty.clone())).collect();
         let outputs = graph.apply_all(self.op.clone(), &inputs).unwrap_or_else(|error| panic!("{error}"));
@@ -210,7 +216,8 @@ fn failure(difference: Result<f64, String>, tolerance: f64) -> Option<String> {
     }
 }
 
-fn report(failures: impl Iterator<Item = String>) {
+/// Panics with all failures, if there are any.
+pub fn report(failures: impl Iterator<Item = String>) {
     let failures: Vec<String> = failures.collect();
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
@@ -222,7 +229,11 @@ fn run(
     outputs: usize,
     level: GraphOptimizationLevel,
 ) -> Result<Vec<Input>, Box<dyn std::error::Error>> {
-    let mut session = Session::builder(environment)?.with_optimization_level(level)?.with_intra_threads(1)?.commit_from_memory(model)?;
+    run_session(Session::builder(environment)?.with_optimization_level(level)?.with_intra_threads(1)?.commit_from_memory(model)?, inputs, outputs)
+}
+
+/// The outputs `y0`, `y1`, … of inputs `x0`, `x1`, ….
+pub fn run_session(mut session: Session, inputs: &[Input], outputs: usize) -> Result<Vec<Input>, Box<dyn std::error::Error>> {
     let tensors = inputs.iter().enumerate().map(|(index, input)| Ok((format!("x{index}"), tensor(input)?))).collect::<ort::Result<Vec<_>>>()?;
     let results = session.run(tensors)?;
     (0..outputs).map(|index| array(&results[format!("y{index}").as_str()])).collect()

@@ -3,6 +3,7 @@
 mod functions;
 mod harness;
 mod in_place;
+mod native;
 mod standard;
 
 use graphgen::ops::Op;
