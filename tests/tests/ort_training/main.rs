@@ -25,6 +25,9 @@ const LIBRARY: Library = Library::Training;
 const TARGETS: [Target; 1] = [Target::OrtTraining];
 const CHANNELS_LAST_TARGETS: [Target; 1] = [Target::Native];
 
+/// With the kernels of 1.19.2 the deep network's loss in portable bodies is 1.4e-5 from f64; native kernels are 2e-6 from it.
+const LOSS_LIMIT: f64 = 2e-5;
+
 /// Writes the graphs again for ONNX Runtime 1.19, which cannot tell overloads apart.
 fn number_functions(manifest: &Manifest, kernels: KernelSet, directory: &Path) {
     let step = train_step(&manifest.preset).expect("valid");
@@ -54,7 +57,7 @@ fn the_training_builds_kernels_and_portable_bodies_take_the_native_step() {
             let bodies = outcome(&target.to_string(), target, KernelSet::Functions);
             println!("{}, {target}: loss {:e} of {}", network.name, (bodies.losses[0] - native.losses[0]) / native.losses[0], native.losses[0]);
             assert_eq!(bodies.native_calls, 0, "{}: the function bodies ran", network.name);
-            step::assert_alike(&network, &native, &bodies);
+            step::assert_alike(&network, LOSS_LIMIT, &native, &bodies);
         }
     }
 }

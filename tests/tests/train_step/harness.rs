@@ -152,11 +152,11 @@ impl Outcome {
     }
 }
 
-/// Whether two outcomes of a network are the same step within its limits.
-pub fn assert_alike(network: &Network, one: &Outcome, other: &Outcome) {
+/// Whether two outcomes of a network are the same step within its limits, and that of the first loss.
+pub fn assert_alike(network: &Network, loss_limit: f64, one: &Outcome, other: &Outcome) {
     let Network { name, limits, .. } = network;
     let relative = (other.losses[0] - one.losses[0]).abs() / one.losses[0];
-    assert!(relative <= 1e-5, "{name}: loss {} and {}", one.losses[0], other.losses[0]);
+    assert!(relative <= loss_limit, "{name}: loss {} and {}", one.losses[0], other.losses[0]);
     let distances = distances(other, |name| one.gradient(name));
     let (median, largest) = (distances[distances.len() / 2], distances[distances.len() - 1]);
     assert!(median <= limits[0] && largest <= limits[1], "{name}: median {median:e}, largest {largest:e}");
