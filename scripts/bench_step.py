@@ -2,7 +2,7 @@
 """The same training step here and in PyTorch eager, interleaved in one run: medians and their ratio.
 
     python scripts/bench_step.py --preset models/cifar10-small.toml [--set section.key=value]… [--threads 1,2]
-        [--rounds 5] [--steps 8] [--swav-rt target/release/swav-rt] [--graphgen target/release/graphgen] [--provider cuda]
+        [--rounds 5] [--steps 8] [--kernels functions] [--swav-rt target/release/swav-rt] [--graphgen target/release/graphgen] [--provider cuda]
 
 A step is forward, codes, swapped loss, backward and optimizer on random crops, without a loader. Every round runs
 PyTorch in NCHW, PyTorch in channels_last and `swav-rt bench step`, each in a process of its own, one after the other;
@@ -89,9 +89,9 @@ def pytorch_in_a_process(config, threads, steps, layout, provider):
     return json.loads(output), memory
 
 
-def swav_rt_step(program, preset, overrides, threads, steps):
+def swav_rt_step(program, preset, overrides, threads, steps, kernels):
     """Median milliseconds of a step, and the process's largest memory."""
-    command = [program, "bench", "step", "--preset", preset, "--steps", str(steps), "--threads", str(threads)]
+    command = [program, "bench", "step", "--preset", preset, "--steps", str(steps), "--threads", str(threads), "--kernels", kernels]
     command += [part for override in overrides for part in ("--set", override)]
     output, memory = run_and_watch(command)
     return float(output.strip().splitlines()[-1].split()[0]), memory
@@ -131,6 +131,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8, help="steps of a round")
     parser.add_argument("--swav-rt", default=str(ROOT / "target/release/swav-rt"))
     parser.add_argument("--graphgen", default=str(ROOT / "target/release/graphgen"))
+    parser.add_argument("--kernels", choices=["native", "functions"], default="native", help="functions: stock operators alone; with --set train.target=cpu the fastest ones")
     parser.add_argument("--provider", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--worker", nargs=5, metavar=("CONFIG", "THREADS", "STEPS", "LAYOUT", "DEVICE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -151,7 +152,7 @@ def main():
                 run = lambda: pytorch_in_a_process(config, threads, arguments.steps, layout, arguments.provider)
                 milliseconds, memory[layout] = GpuMemory.during(arguments.provider, run)
                 times[layout].append(milliseconds)
-            run = lambda: swav_rt_step(arguments.swav_rt, arguments.preset, arguments.set, threads, arguments.steps)
+            run = lambda: swav_rt_step(arguments.swav_rt, arguments.preset, arguments.set, threads, arguments.steps, arguments.kernels)
             milliseconds, memory["swav-rt"] = GpuMemory.during(arguments.provider, run)
             times["swav-rt"].append(milliseconds)
         medians = {name: statistics.median(values) for name, values in times.items()}

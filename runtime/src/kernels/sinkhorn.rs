@@ -7,6 +7,8 @@
 //! shifted by its own maximum, which changes nothing because the first row scaling undoes it, and everything is f64.
 //! Where even that could underflow, the same iterations run on logarithms.
 
+mod passes;
+
 use std::ops::Range;
 
 /// Samples of one unit of work. Sums over samples are added up per block and then over the blocks in order, so that
@@ -164,11 +166,7 @@ impl<'a> Samples<'a> {
             let (mut low, mut high) = (vec![f32::INFINITY; self.prototypes], vec![f32::NEG_INFINITY; self.prototypes]);
             let mut finite = true;
             for row in rows {
-                for ((&score, low), high) in self.row(row).iter().zip(&mut low).zip(&mut high) {
-                    *low = low.min(score);
-                    *high = high.max(score);
-                    finite &= score.is_finite();
-                }
+                finite &= passes::widen(self.row(row), &mut low, &mut high);
             }
             finite.then_some((low, high))
         });
@@ -178,8 +176,9 @@ impl<'a> Samples<'a> {
             low.iter_mut().zip(lower).for_each(|(low, lower)| *low = low.min(lower));
             high.iter_mut().zip(higher).for_each(|(high, higher)| *high = high.max(higher));
         }
-        let maxima: Vec<f64> = high.iter().map(|&high| f64::from(high) / self.epsilon).collect();
-        let range = maxima.iter().zip(&low).map(|(high, &low)| high - f64::from(low) / self.epsilon).fold(0.0, f64::max);
+        let scale = 1.0 / self.epsilon;
+        let maxima: Vec<f64> = high.iter().map(|&high| f64::from(high) * scale).collect();
+        let range = maxima.iter().zip(&low).map(|(high, &low)| high - f64::from(low) * scale).fold(0.0, f64::max);
         Some((maxima, range))
     }
 }
@@ -197,10 +196,7 @@ fn scale(samples: &Samples, maxima: &[f64], iterations: usize, workers: usize, c
     in_parallel(workers, work, |((rows, entries), sums): ((Range<usize>, &mut [f64]), &mut [f64])| {
         sums.fill(0.0);
         for (row, entries) in rows.zip(entries.chunks_exact_mut(prototypes)) {
-            for (((&score, maximum), entry), sum) in samples.row(row).iter().zip(maxima).zip(entries).zip(&mut *sums) {
-                *entry = (f64::from(score) / samples.epsilon - maximum).exp();
-                *sum += *entry;
-            }
+            passes::exponentiate(samples.row(row), 1.0 / samples.epsilon, maxima, entries, sums);
         }
     });
     let mut factors = prototype_factors(sums, prototypes);
@@ -209,8 +205,8 @@ fn scale(samples: &Samples, maxima: &[f64], iterations: usize, workers: usize, c
         in_parallel(workers, work, |(entries, sums): (&[f64], &mut [f64])| {
             sums.fill(0.0);
             for row in entries.chunks_exact(prototypes) {
-                let factor = 1.0 / (samples.rows() as f64 * dot(row, &factors));
-                row.iter().zip(&mut *sums).for_each(|(entry, sum)| *sum += entry * factor);
+                let factor = 1.0 / (samples.rows() as f64 * passes::dot(row, &factors));
+                passes::add_scaled(row, factor, sums);
             }
         });
         factors = prototype_factors(sums, prototypes);
@@ -220,10 +216,7 @@ fn scale(samples: &Samples, maxima: &[f64], iterations: usize, workers: usize, c
     let work = batch.chunks(BLOCK_ROWS * prototypes).zip(codes.chunks_mut(BLOCK_ROWS * prototypes)).collect();
     in_parallel(workers, work, |(entries, codes): (&[f64], &mut [f32])| {
         for (row, codes) in entries.chunks_exact(prototypes).zip(codes.chunks_exact_mut(prototypes)) {
-            let factor = 1.0 / dot(row, &factors);
-            for ((entry, prototype), code) in row.iter().zip(&factors).zip(codes) {
-                *code = (entry * prototype * factor) as f32;
-            }
+            passes::scale_to_codes(row, &factors, 1.0 / passes::dot(row, &factors), codes);
         }
     });
 }
@@ -305,19 +298,6 @@ fn log_sum(exponents: impl Iterator<Item = f64>) -> LogSum {
     let mut sum = LogSum::default();
     exponents.for_each(|exponent| sum.add(exponent, 1.0));
     sum
-}
-
-/// Four running sums, so that the compiler can use vector registers without reordering anything.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 4];
-    let (a4, b4) = (a.chunks_exact(4), b.chunks_exact(4));
-    let rest: f64 = a4.remainder().iter().zip(b4.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a4.zip(b4) {
-        for lane in 0..4 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f64>() + rest
 }
 
 /// Maps `items` on `workers` threads, in order.
