@@ -4,6 +4,9 @@
 # scripts/test.sh --cuda-placement runs another test alone: where the real CUDA provider puts the nodes of the training
 # graphs, over stand-in CUDA libraries, without a GPU. It fetches the CUDA build of ONNX Runtime (250 MB) into .ort/lib
 # and goes back to the CPU build; CUDA_PROVIDER_FOLDER=/path names a folder that holds the build's libraries already.
+#
+# scripts/test.sh --sanitize runs the native kernels' tests alone, with AddressSanitizer: reads and writes outside of tensors.
+# It needs a nightly Rust (`rustup toolchain install nightly`) and builds in target/sanitize.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,6 +27,17 @@ if [ "${1:-}" = --cuda-placement ]; then
     ORT_DYLIB_PATH=$(ls "$libraries"/libonnxruntime.so.*) LD_LIBRARY_PATH=$stand_ins \
         cargo test -p tests --locked --test cuda_placement -- --ignored --nocapture
     rm -rf "$stand_ins"
+    exit 0
+fi
+
+if [ "${1:-}" = --sanitize ]; then
+    step "setup"
+    scripts/setup.sh
+    step "native kernels with AddressSanitizer"
+    # With the target named, build scripts and procedural macros stay without the sanitizer.
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/sanitize \
+        cargo +nightly test -p runtime --lib --locked --target "$host" kernels::
     exit 0
 fi
 
