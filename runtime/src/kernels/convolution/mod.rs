@@ -15,7 +15,7 @@ use super::Resources;
 use super::channel_last::{PanelRows, fill_panel_rows};
 use super::gemm::PANEL;
 use super::operator::{Attributes, Dense, Input, Output, exactly};
-use super::parallel::{KernelError, for_each};
+use super::parallel::KernelError;
 
 /// Products with a weight that take as long as writing or reading it in memory once: measured on the 3x3 layers of ResNet-50.
 const PASS_PRODUCTS: usize = 56;
@@ -66,9 +66,7 @@ impl Geometry {
     fn out_pixels(&self) -> usize {
         self.out_height * self.out_width
     }
-}
 
-impl Geometry {
     /// That of x and y, whose shapes belong together.
     fn new(window: Window, x: &[usize], y: &[usize]) -> Geometry {
         let Window { kernel, stride, padding } = window;
@@ -201,31 +199,6 @@ impl Dense for WeightGradient {
         let ([dy, x], [dw]) = ([inputs[0], inputs[1]], exactly(outputs)?);
         weight_gradient(with, Geometry::new(self.0, x.shape, dy.shape), dy.f32()?, x.f32()?, dw.f32()?)
     }
-}
-
-/// Elements of the pieces between two rounds of [`sum_over_pieces`].
-const ROUND_ELEMENTS: usize = 2 * 1024 * 1024;
-
-/// Sums over pieces of the batch, in rounds of as many as the cache holds: every piece is written to `piece_len` elements by
-/// `fill`, then `add` adds those of the round to each part, of `part_len` elements, of `sums`. The order of the additions
-/// does not depend on the threads.
-fn sum_over_pieces<P: Sync>(
-    with: &Resources,
-    pieces: &[P],
-    piece_len: usize,
-    fill: impl Fn(&P, &mut [f32]) + Sync,
-    (sums, part_len): (&mut [f32], usize),
-    add: impl Fn(&[P], &[f32], usize, &mut [f32]) + Sync,
-) -> Result<(), KernelError> {
-    sums.fill(0.0);
-    let round = (ROUND_ELEMENTS / piece_len).clamp(1, pieces.len().max(1));
-    let mut values = with.pool.take(round * piece_len);
-    for pieces in pieces.chunks(round) {
-        for_each(with.parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, piece)| fill(piece, values))?;
-        let values = &values;
-        for_each(with.parallel, sums.chunks_exact_mut(part_len), |part, sums| add(pieces, values, part, sums))?;
-    }
-    Ok(())
 }
 
 /// Channels up to which the taps of an output are gathered into one row: a row of a single tap would be mostly padding.

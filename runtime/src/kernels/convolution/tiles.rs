@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 
 pub(super) use super::winograd::{OUTPUT, POINTS};
 use super::winograd::{Points, Strip, TAPS, gradient_points, input_points, output_rows, weight_gradient as gather, weight_points};
-use super::{Geometry, Resources, sum_over_pieces};
+use super::{Geometry, Resources};
 use crate::kernels::channel_last::padded;
 use crate::kernels::gemm::{PANEL, Shape, add_outer_products, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
@@ -237,6 +237,31 @@ pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], 
     for_each(parallel, dw.chunks_mut(PANEL * channels * TAPS), |panel, dw| {
         arch.dispatch(Gather { channels, out_padded, panel, point_len, sums, dw });
     })
+}
+
+/// Elements of the pieces between two rounds of [`sum_over_pieces`].
+const ROUND_ELEMENTS: usize = 2 * 1024 * 1024;
+
+/// Sums over pieces of the batch, in rounds of as many as the cache holds: every piece is written to `piece_len` elements by
+/// `fill`, then `add` adds those of the round to each part, of `part_len` elements, of `sums`. The order of the additions
+/// does not depend on the threads.
+fn sum_over_pieces<P: Sync>(
+    with: &Resources,
+    pieces: &[P],
+    piece_len: usize,
+    fill: impl Fn(&P, &mut [f32]) + Sync,
+    (sums, part_len): (&mut [f32], usize),
+    add: impl Fn(&[P], &[f32], usize, &mut [f32]) + Sync,
+) -> Result<(), KernelError> {
+    sums.fill(0.0);
+    let round = (ROUND_ELEMENTS / piece_len).clamp(1, pieces.len().max(1));
+    let mut values = with.pool.take(round * piece_len);
+    for pieces in pieces.chunks(round) {
+        for_each(with.parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, piece)| fill(piece, values))?;
+        let values = &values;
+        for_each(with.parallel, sums.chunks_exact_mut(part_len), |part, sums| add(pieces, values, part, sums))?;
+    }
+    Ok(())
 }
 
 /// The points of x and dy of one piece.
