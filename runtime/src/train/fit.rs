@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use graphgen::manifest::Manifest;
-use graphgen::preset::{Preset, SinkhornKernel};
+use graphgen::preset::{Preset, Provider, SinkhornKernel};
 use ort::environment::Environment;
 
 use super::files::Disk;
@@ -135,8 +135,11 @@ pub fn open_profiled_engine(
 
 /// What the sessions of a preset's graphs have in common.
 pub(super) fn session_options(manifest: &Manifest, threads: usize, kernels: KernelSet) -> Result<SessionOptions, EngineError> {
-    let domain = native_operators(kernels.in_graphs_of(manifest.target), sinkhorn_threads(manifest, threads))
-        .map_err(EngineError::run("registering the native kernels"))?;
+    let allowed = kernels.in_graphs_of(manifest.target);
+    if allowed != kernels && manifest.preset.train.provider == Provider::Cpu {
+        tracing::info!("graphs of the target {} run without native kernels; those of the target native, the default, have them", manifest.target);
+    }
+    let domain = native_operators(allowed, sinkhorn_threads(manifest, threads)).map_err(EngineError::run("registering the native kernels"))?;
     Ok(SessionOptions { threads, operators: domain.map(Arc::new), provider: ProviderOptions::of(&manifest.preset), profiles: None })
 }
 
