@@ -37,6 +37,11 @@ impl Machine {
     }
 }
 
+/// Threads for a setting of which 0 means one per core.
+pub(crate) fn thread_count(threads: usize) -> usize {
+    if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
+}
+
 /// The most memory that this process has held at once, bytes; `None` where the system does not say (`VmHWM` of Linux).
 pub fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -14,7 +14,7 @@ fn threads_that_create_sessions_at_the_same_time_all_get_one() {
     std::thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
-                let domain = native_operators(KernelSet::Native, Some(1)).expect("kernels").expect("some");
+                let domain = native_operators(KernelSet::Native, true, 1).expect("kernels").expect("some");
                 #[expect(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an Arc; it stays on this thread")]
                 let options = SessionOptions { threads: 1, operators: Some(Arc::new(domain)), ..SessionOptions::default() };
                 start.wait();

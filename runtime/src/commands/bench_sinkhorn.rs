@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::output::Output;
 use crate::kernels::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
+use crate::machine::thread_count;
 
 /// Calls before those that are measured.
 const WARM_UP: usize = 2;
@@ -39,7 +40,7 @@ pub struct Args {
 /// Settings out of range.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let (samples, prototypes) = (args.samples as usize, args.prototypes as usize);
-    let threads = if args.threads == 0 { std::thread::available_parallelism()?.get() } else { args.threads };
+    let threads = thread_count(args.threads);
     // Cosines, as embeddings and prototypes of length 1 give them.
     let scores: Vec<f32> = (0..samples * prototypes).map(|index| ((index as f64 * 0.618_033_988_749_895).fract() * 2.0 - 1.0) as f32).collect();
     let mut codes = vec![0.0; scores.len()];

@@ -17,6 +17,7 @@ use super::options::with_provider;
 use super::output::Output;
 use crate::kernels::{KernelSet, measured_peak};
 use crate::machine::peak_memory_bytes;
+use crate::machine::thread_count;
 use crate::session::{Engine, EngineKind, FunctionTime, read_profiles};
 use crate::train::{engines, open_profiled_engine};
 
@@ -96,7 +97,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         run_steps(&mut engine, &preset, &crops, PROFILED)?;
         // The profiles are written when the sessions end.
         drop(engine);
-        let threads = if args.threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { args.threads };
+        let threads = thread_count(args.threads);
         Some(Profile {
             flops: flops(&graphs, &manifest)?,
             step: total,

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use graphgen::preset::{Preset, PresetError, Provider};
 
-use crate::data::{EvalTransform, thread_count};
+use crate::data::EvalTransform;
 use crate::eval::{Extraction, Representation};
+use crate::machine::thread_count;
 use crate::session::Encoder;
 
 /// The command line asks for something that there is not.

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::dataset::Dataset;
 use super::decode::{DecodeOptions, Decoder, RgbImage};
-use super::each::{for_each_image, thread_count};
+use super::each::for_each_image;
 use super::error::DataError;
+use crate::machine::thread_count;
 
 /// Lower ends of the histogram's classes of shorter sides, px; the last one is open.
 pub const SIDE_CLASSES_PX: [usize; 9] = [1, 32, 64, 128, 256, 512, 1024, 2048, 4096];

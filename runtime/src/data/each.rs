@@ -3,14 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::error::DataError;
-
-/// Threads for a setting of which 0 means one per core.
-pub(crate) fn thread_count(workers: usize) -> usize {
-    match workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    }
-}
+use crate::machine::thread_count;
 
 /// Calls `work` with a thread's own state for each of `indices`; the results come in the order of the indices.
 pub(crate) fn for_each_image<S: Default, T: Send>(

@@ -7,9 +7,9 @@ use std::thread::JoinHandle;
 use super::augment::resize::Resizer;
 use super::dataset::Dataset;
 use super::decode::{DecodeOptions, Decoder, RgbImage};
-use super::each::thread_count;
 use super::error::DataError;
 use super::eval_transform::EvalTransform;
+use crate::machine::thread_count;
 
 /// Preprocessed images with their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use super::batch::Batch;
 use super::broken::{BrokenImages, BrokenPolicy};
 use super::dataset::Dataset;
 use super::decode::DecodeOptions;
-use super::each::thread_count;
 use super::error::DataError;
 use super::multi_crop::MultiCrop;
 use super::ring::Ring;
 use super::schedule::{Position, Schedule};
 use super::worker::Worker;
+use crate::machine::thread_count;
 
 /// Settings of a [`Loader`].
 #[derive(Debug, Clone)]

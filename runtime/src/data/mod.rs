@@ -48,7 +48,7 @@ pub use batch::Batch;
 pub use broken::BrokenPolicy;
 pub use dataset::Dataset;
 pub use decode::{DEFAULT_PIXEL_LIMIT, DecodeOptions, Decoder, RgbImage, decode_rgb};
-pub(crate) use each::{for_each_image, thread_count};
+pub(crate) use each::for_each_image;
 pub use error::DataError;
 pub use eval_batches::{EvalBatch, EvalBatches, load_eval_batches};
 pub use eval_transform::{EvalImage, EvalTransform};

@@ -11,9 +11,10 @@ use super::augment::crop::Window;
 use super::augment::resize::Resizer;
 use super::dataset::{Dataset, Found, Place};
 use super::decode::{DecodeOptions, Decoder, RgbImage};
-use super::each::{for_each_image, thread_count};
+use super::each::for_each_image;
 use super::error::DataError;
 use super::shard_index::{self, Shard};
+use crate::machine::thread_count;
 
 /// How images are made smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use super::augmented::labelled_crops;
 use super::linear::Classifier;
 use crate::data::{Dataset, Loader};
 use crate::kernels::{KernelSet, native_operators};
+use crate::machine::thread_count;
 use crate::session::{Encoder, EngineError, SessionOptions, StepOutput, StockEngine};
 
 /// Settings of the fine-tuning.
@@ -116,7 +117,8 @@ pub fn fine_tune(
         classifier_lr_factor: settings.classifier_lr / settings.lr,
     };
     let manifest = artifacts::export_fine_tuning(&preset, &graphs, folder)?;
-    let operators = native_operators(KernelSet::Native.in_graphs_of(manifest.target), None).map_err(EngineError::run("registering the native kernels"))?;
+    let operators = native_operators(KernelSet::Native.in_graphs_of(manifest.target), false, thread_count(settings.threads))
+        .map_err(EngineError::run("registering the native kernels"))?;
     let options = SessionOptions { threads: settings.threads, operators: operators.map(Arc::new), ..SessionOptions::default() };
     let mut engine = StockEngine::open(environment, folder, &manifest, &options)?;
     engine.load_weights(&initial_weights(&preset, weights, &graphs, settings.seed)?)?;

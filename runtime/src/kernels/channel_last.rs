@@ -78,6 +78,24 @@ pub(super) fn fill_panel_rows(
     })
 }
 
+/// Panels of a map, one after the other, to its pixels: `panels[panel][pixel][PANEL]` → `map[pixel][row_len]`, plus the addend.
+pub(super) fn interleave_panels(with: &Resources, panels: &[f32], addend: Option<&[f32]>, row_len: usize, map: &mut [f32]) -> Result<(), KernelError> {
+    let (panel_len, at_once) = (map.len() / row_len * PANEL, (TASK_ELEMENTS / row_len).max(1));
+    for_each(with.parallel, map.chunks_mut(at_once * row_len), |number, map| {
+        for (pixel, row) in map.chunks_exact_mut(row_len).enumerate() {
+            let pixel = number * at_once + pixel;
+            for (values, panel) in row.chunks_exact_mut(PANEL).zip(panels.chunks_exact(panel_len)) {
+                values.copy_from_slice(&panel[pixel * PANEL..][..PANEL]);
+            }
+            if let Some(addend) = addend {
+                for (value, addend) in row.iter_mut().zip(&addend[pixel * row_len..]) {
+                    *value += addend;
+                }
+            }
+        }
+    })
+}
+
 /// `to[j][i] = from[i][j]` for i < `height`, j < `width`; rows are `from_stride` and `to_stride` elements apart.
 #[inline(always)]
 pub(super) fn transpose(from: &[f32], from_stride: usize, height: usize, width: usize, to: &mut [f32], to_stride: usize) {

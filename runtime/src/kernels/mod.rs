@@ -38,6 +38,8 @@ impl KernelSet {
 /// What a kernel computes with.
 struct Resources<'a> {
     parallel: &'a dyn Parallel,
+    /// That `parallel` has, at least 1.
+    threads: usize,
     pool: &'a ScratchPool,
     arch: pulp::Arch,
 }

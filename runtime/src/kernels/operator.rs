@@ -25,9 +25,9 @@ pub enum KernelSet {
 }
 
 /// Names of the functions that [`native_operators`] has kernels for.
-pub fn native_functions(kernels: KernelSet, sinkhorn: Option<usize>) -> Vec<&'static str> {
+pub fn native_functions(kernels: KernelSet, sinkhorn: bool) -> Vec<&'static str> {
     let mut names = Vec::new();
-    if sinkhorn.is_some() {
+    if sinkhorn {
         names.push(SINKHORN);
     }
     if kernels == KernelSet::Native {
@@ -40,33 +40,34 @@ pub fn native_functions(kernels: KernelSet, sinkhorn: Option<usize>) -> Vec<&'st
     names
 }
 
-/// The native kernels for a session on the CPU, to be registered when the session is built. `sinkhorn`: the threads that
-/// Sinkhorn-Knopp uses at most, or none for its function's body; the others use the session's own. `None` if there is nothing to register.
+/// The native kernels for a session on the CPU, to be registered when the session is built, `None` if there are none: those of
+/// `kernels`, and Sinkhorn-Knopp's if `sinkhorn`. `threads`: the session's own, at least 1. Kernels use those; the number tells
+/// them how much of the cache is a thread's share, and Sinkhorn-Knopp how many to start.
 ///
 /// # Errors
 /// Whatever ONNX Runtime reports.
-pub fn native_operators(kernels: KernelSet, sinkhorn: Option<usize>) -> ort::Result<Option<OperatorDomain>> {
-    if kernels == KernelSet::Functions && sinkhorn.is_none() {
+pub fn native_operators(kernels: KernelSet, sinkhorn: bool, threads: usize) -> ort::Result<Option<OperatorDomain>> {
+    if kernels == KernelSet::Functions && !sinkhorn {
         return Ok(None);
     }
-    let pool = Arc::new(ScratchPool::default());
+    let shared = &Arc::new(Shared { pool: ScratchPool::default(), threads });
     let mut domain = OperatorDomain::new(DOMAIN)?;
-    if let Some(threads) = sinkhorn {
+    if sinkhorn {
         domain = domain.add(SinkhornOperator { threads })?;
     }
     if kernels == KernelSet::Native {
         domain = domain
-            .add(Native::<super::convolution::Forward>::new(&pool))?
-            .add(Native::<super::convolution::InputGradient>::new(&pool))?
-            .add(Native::<super::convolution::WeightGradient>::new(&pool))?
-            .add(Native::<super::batch_norm::BatchNormTrain>::new(&pool))?
-            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(&pool))?
-            .add(Native::<super::max_pool::MaxPoolTrain>::new(&pool))?
-            .add(Native::<super::max_pool::MaxPoolTrainGrad>::new(&pool))?
-            .add(Native::<super::pixels::NormalizePixels>::new(&pool))?
-            .add(Native::<super::optimizer::LarsStep>::new(&pool))?
-            .add(Native::<super::optimizer::SgdStep>::new(&pool))?
-            .add(Native::<super::optimizer::AdamStep>::new(&pool))?;
+            .add(Native::<super::convolution::Forward>::new(shared))?
+            .add(Native::<super::convolution::InputGradient>::new(shared))?
+            .add(Native::<super::convolution::WeightGradient>::new(shared))?
+            .add(Native::<super::batch_norm::BatchNormTrain>::new(shared))?
+            .add(Native::<super::batch_norm::BatchNormTrainGrad>::new(shared))?
+            .add(Native::<super::max_pool::MaxPoolTrain>::new(shared))?
+            .add(Native::<super::max_pool::MaxPoolTrainGrad>::new(shared))?
+            .add(Native::<super::pixels::NormalizePixels>::new(shared))?
+            .add(Native::<super::optimizer::LarsStep>::new(shared))?
+            .add(Native::<super::optimizer::SgdStep>::new(shared))?
+            .add(Native::<super::optimizer::AdamStep>::new(shared))?;
     }
     Ok(Some(domain))
 }
@@ -197,15 +198,21 @@ impl Attributes<'_> {
     }
 }
 
+/// What the kernels of a session share.
+struct Shared {
+    pool: ScratchPool,
+    threads: usize,
+}
+
 /// [`Dense`] as an operator.
 struct Native<K> {
-    pool: Arc<ScratchPool>,
+    shared: Arc<Shared>,
     kernel: PhantomData<K>,
 }
 
 impl<K> Native<K> {
-    fn new(pool: &Arc<ScratchPool>) -> Native<K> {
-        Native { pool: pool.clone(), kernel: PhantomData }
+    fn new(shared: &Arc<Shared>) -> Native<K> {
+        Native { shared: shared.clone(), kernel: PhantomData }
     }
 }
 
@@ -261,13 +268,13 @@ impl<K: Dense> Operator for Native<K> {
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
         let attributes = Attributes { ints: &|name| context.get(name), int: &|name| context.get(name), float: &|name| context.get(name) };
         let kernel = K::read(&attributes).map_err(named::<K>)?;
-        let (pool, arch) = (self.pool.clone(), pulp::Arch::new());
-        Ok(Box::new(move |context: &ComputeContext| compute(&kernel, context, &pool, arch)))
+        let (shared, arch) = (self.shared.clone(), pulp::Arch::new());
+        Ok(Box::new(move |context: &ComputeContext| compute(&kernel, context, &shared, arch)))
     }
 }
 
-fn compute<K: Dense>(kernel: &K, context: &ComputeContext, pool: &ScratchPool, arch: pulp::Arch) -> ort::Result<()> {
-    let with = Resources { parallel: &OrtPool(context), pool, arch };
+fn compute<K: Dense>(kernel: &K, context: &ComputeContext, shared: &Shared, arch: pulp::Arch) -> ort::Result<()> {
+    let with = Resources { parallel: &OrtPool(context), threads: shared.threads, pool: &shared.pool, arch };
     if K::OVERWRITES_INPUTS {
         return compute_apart(kernel, context, &with);
     }

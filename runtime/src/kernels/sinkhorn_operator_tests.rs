@@ -17,7 +17,7 @@ fn session(model: &str, level: GraphOptimizationLevel, native: bool) -> Session 
     let _creating = creating();
     let mut builder = Session::builder(&environment).expect("builder").with_optimization_level(level).expect("level");
     if native {
-        builder = builder.with_operators(native_operators(KernelSet::Functions, Some(1)).expect("domain").expect("an operator")).expect("operators");
+        builder = builder.with_operators(native_operators(KernelSet::Functions, true, 1).expect("domain").expect("an operator")).expect("operators");
     }
     builder.commit_from_file(path).expect("session")
 }

@@ -55,8 +55,8 @@ pub(super) fn run<K: Dense>(kernel: &K, inputs: &[(&[usize], &[f32])]) -> Vec<Ve
 
 /// The same of tensors of any type. Every output has its elements in the vector of its type, and the other one empty.
 pub(super) fn run_tensors<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u8>)> {
-    let serial = compute(kernel, inputs, &Serial, 0);
-    assert!(bits(&serial) == bits(&compute(kernel, inputs, &Threads, 0)), "{} depends on the threads", K::NAME);
+    let serial = compute(kernel, inputs, (&Serial, 1), 0);
+    assert!(bits(&serial) == bits(&compute(kernel, inputs, (&Threads, 3), 0)), "{} depends on the threads", K::NAME);
     assert!(bits(&serial) == bits(&run_unaligned(kernel, inputs)), "{} depends on the alignment", K::NAME);
     serial
 }
@@ -83,7 +83,7 @@ fn run_unaligned<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u
         },
         ..*input
     });
-    let mut outputs = compute(kernel, &moved.collect::<Vec<_>>(), &Serial, 1);
+    let mut outputs = compute(kernel, &moved.collect::<Vec<_>>(), (&Serial, 1), 1);
     for (floats, bytes) in &mut outputs {
         if let Some(first) = floats.first() {
             assert!(first.is_nan(), "{} writes in front of its output", K::NAME);
@@ -96,13 +96,13 @@ fn run_unaligned<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u
 }
 
 /// The outputs, each behind `skipped` elements that the kernel does not see.
-fn compute<K: Dense>(kernel: &K, inputs: &[Input], parallel: &dyn Parallel, skipped: usize) -> Vec<(Vec<f32>, Vec<u8>)> {
+fn compute<K: Dense>(kernel: &K, inputs: &[Input], (parallel, threads): (&dyn Parallel, usize), skipped: usize) -> Vec<(Vec<f32>, Vec<u8>)> {
     let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape.to_vec()).collect();
     let sizes = kernel.infer(&shapes).expect("fitting shapes");
     let pool = ScratchPool::default();
     // Scratch that is not zero shows what relies on it.
     pool.take(1 << 20).fill(f32::NAN);
-    let with = Resources { parallel, pool: &pool, arch: pulp::Arch::new() };
+    let with = Resources { parallel, threads, pool: &pool, arch: pulp::Arch::new() };
     let mut outputs: Vec<(Vec<f32>, Vec<u8>)> = Vec::new();
     for (index, shape) in sizes.iter().enumerate() {
         let len = skipped + shape.iter().product::<usize>();

@@ -8,7 +8,7 @@ use graphgen::training_api;
 use ort::environment::Environment;
 
 use super::TrainError;
-use super::fit::{open_engine_with, session_options, sinkhorn_threads};
+use super::fit::{has_native_sinkhorn, open_engine_with, session_options};
 use crate::kernels::{KernelSet, native_functions};
 use crate::session::{Engine, EngineKind, TrainingApiEngine};
 
@@ -42,7 +42,7 @@ pub fn open(
         EngineKind::TrainingApi => {
             let manifest = if manifest.training_api.is_some() { manifest } else { training_api::add(directory)? };
             let options = session_options(&manifest, threads, kernels)?;
-            let native = native_functions(kernels.in_graphs_of(manifest.target), sinkhorn_threads(&manifest, threads));
+            let native = native_functions(kernels.in_graphs_of(manifest.target), has_native_sinkhorn(&manifest));
             Ok(Box::new(TrainingApiEngine::open(environment, directory, &manifest, &options, &native)?))
         }
     }

@@ -11,6 +11,7 @@ use super::files::Disk;
 use super::setup::Setup;
 use super::{Interrupt, ProbeOptions, StepMetrics, StopSignal, TrainError};
 use crate::kernels::{KernelSet, native_operators};
+use crate::machine::thread_count;
 use crate::session::{EngineError, EngineKind, ProviderOptions, SessionOptions, StockEngine};
 
 /// Where the graphs come from.
@@ -139,17 +140,13 @@ pub(super) fn session_options(manifest: &Manifest, threads: usize, kernels: Kern
     if allowed != kernels && manifest.preset.train.provider == Provider::Cpu {
         tracing::info!("graphs of the target {} run without native kernels; those of the target native, the default, have them", manifest.target);
     }
-    let domain = native_operators(allowed, sinkhorn_threads(manifest, threads)).map_err(EngineError::run("registering the native kernels"))?;
+    let domain = native_operators(allowed, has_native_sinkhorn(manifest), thread_count(threads)).map_err(EngineError::run("registering the native kernels"))?;
     Ok(SessionOptions { threads, operators: domain.map(Arc::new), provider: ProviderOptions::of(&manifest.preset), profiles: None })
 }
 
-/// Threads of the native Sinkhorn-Knopp; `None` where the preset wants the function's body.
-pub(super) fn sinkhorn_threads(manifest: &Manifest, threads: usize) -> Option<usize> {
-    match manifest.preset.train.resolved_sinkhorn() {
-        SinkhornKernel::Graph | SinkhornKernel::Auto => None,
-        SinkhornKernel::Native if threads == 0 => Some(std::thread::available_parallelism().map_or(1, usize::from)),
-        SinkhornKernel::Native => Some(threads),
-    }
+/// Whether Sinkhorn-Knopp runs as native kernel; the function's body does where the preset wants that.
+pub(super) fn has_native_sinkhorn(manifest: &Manifest) -> bool {
+    manifest.preset.train.resolved_sinkhorn() == SinkhornKernel::Native
 }
 
 /// Trains. Nothing is written before data, run directory and checkpoint have been checked.

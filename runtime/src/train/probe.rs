@@ -9,10 +9,11 @@ use graphgen::weights::Weights;
 use ort::environment::Environment;
 
 use super::TrainError;
-use crate::data::{Dataset, thread_count};
+use crate::data::Dataset;
 use crate::eval::knn::{Knn, Labelled, classify};
 use crate::eval::linear::{Linear, train_on_features};
 use crate::eval::{EvalError, Extraction, Features, Scores, extract};
+use crate::machine::thread_count;
 use crate::session::{Encoder, SessionOptions};
 
 /// Epochs of the linear probe: enough to see a trend. `eval linear` has the full protocol.

@@ -52,7 +52,7 @@ pub fn in_onnx_runtime(graph: &Graph, inputs: &Inputs, variant: Variant) -> BTre
     // The environment first: it loads the library that kernels are registered with.
     let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
     let operators = match variant {
-        Variant::Native => native_operators(KernelSet::Native, Some(1)).expect("the native kernels"),
+        Variant::Native => native_operators(KernelSet::Native, true, 1).expect("the native kernels"),
         Variant::Portable => None,
     };
     let model = write_model(graph, "golden", &ModelOptions::new(variant.target())).expect("a model");

@@ -22,7 +22,7 @@ fn values(seed: usize) -> Vec<f32> {
 /// Parameter and momentum after a step.
 fn step(kernels: KernelSet, model: &[u8]) -> [Vec<f32>; 2] {
     let environment = environment().expect("scripts/setup.sh has set ONNX Runtime up");
-    let operators = native_operators(kernels, Some(1)).expect("the native kernels");
+    let operators = native_operators(kernels, true, 1).expect("the native kernels");
     let options = SessionOptions { threads: 2, operators: operators.map(Arc::new), ..SessionOptions::default() };
     let mut session = options.open_bytes(&environment, model).expect("a graph that ONNX Runtime takes");
     let mut binding = session.create_binding().expect("a binding");

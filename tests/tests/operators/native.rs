@@ -180,7 +180,7 @@ fn outputs(environment: &Environment, case: &Case, kernels: KernelSet) -> Result
     if native {
         model.functions.clear();
     }
-    let operators = native_operators(kernels, native.then_some(THREADS))?;
+    let operators = native_operators(kernels, native, THREADS)?;
     let options = SessionOptions { threads: THREADS, operators: operators.map(Arc::new), ..SessionOptions::default() };
     run_session(options.open_bytes(environment, &encode(&model)?)?, &case.inputs, graph.outputs().len())
 }
@@ -212,7 +212,7 @@ fn native_kernels_agree_with_the_bodies_on_random_shapes() {
     let families = [convolutions, batch_norms, max_pools, pixels, optimizers, sinkhorns];
     let cases: Vec<Case> = families.into_iter().flat_map(|cases| cases(r)).collect();
     let tested: BTreeSet<&str> = cases.iter().map(|case| case.op.name()).collect();
-    assert_eq!(tested, native_functions(KernelSet::Native, Some(THREADS)).into_iter().collect(), "kernels with cases, and all kernels");
+    assert_eq!(tested, native_functions(KernelSet::Native, true).into_iter().collect(), "kernels with cases, and all kernels");
     report(cases.iter().filter_map(|case| {
         let problem = match distance(&environment, case) {
             Ok(distance) if distance <= case.tolerance => return None,

@@ -33,7 +33,7 @@ fn number_functions(manifest: &Manifest, kernels: KernelSet, directory: &Path) {
     let step = train_step(&manifest.preset).expect("valid");
     let optimizer = optimizer_step(&manifest.preset, &step.parameters).expect("valid");
     let options = ModelOptions { function_names: FunctionNames::Numbered, ..ModelOptions::new(manifest.target) };
-    let native = if kernels == KernelSet::Native { native_functions(kernels, Some(1)) } else { Vec::new() };
+    let native = if kernels == KernelSet::Native { native_functions(kernels, true) } else { Vec::new() };
     for (spec, graph) in [(&manifest.train_step, &step.graph), (&manifest.optimizer, &optimizer)] {
         let model = encode(&write_model(graph, &spec.file, &options).expect("valid")).expect("small");
         std::fs::write(directory.join(&spec.file), with_native_kernels(&model, &native).expect("a model")).expect("written");

@@ -38,7 +38,7 @@ impl Dense for BatchNormTrain {
     }
 
     fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
-        let &Resources { parallel, pool, arch } = with;
+        let &Resources { parallel, pool, arch, .. } = with;
         let matrix = Matrix::new(inputs[0].shape).map_err(KernelError::Shape)?;
         let ([x, scale, bias], residual) = ([inputs[0].f32()?, inputs[1].f32()?, inputs[2].f32()?], inputs.get(3).map(Input::f32).transpose()?);
         let [y, mean, variance] = exactly(outputs)?;

@@ -43,7 +43,7 @@ impl Dense for BatchNormTrainGrad {
     }
 
     fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
-        let &Resources { parallel, pool, arch } = with;
+        let &Resources { parallel, pool, arch, .. } = with;
         let matrix = Matrix::new(inputs[1].shape).map_err(KernelError::Shape)?;
         let (scale, mean, variance) = (inputs[2].f32()?, inputs[3].f32()?, inputs[4].f32()?);
         let maps = Maps { dy: inputs[0].f32()?, x: inputs[1].f32()?, y: inputs.get(5).map(Input::f32).transpose()? };

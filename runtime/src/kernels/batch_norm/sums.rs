@@ -26,7 +26,7 @@ pub(super) trait Terms: Copy + Sync {
 ///
 /// `centre`: f32 [channels], handed to the terms.
 pub(super) fn column_sums<O: Send>(
-    &Resources { parallel, pool, arch }: &Resources,
+    &Resources { parallel, pool, arch, .. }: &Resources,
     matrix: Matrix,
     terms: impl Terms,
     centre: &[f32],

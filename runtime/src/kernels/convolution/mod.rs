@@ -38,15 +38,15 @@ pub(super) struct Geometry {
 impl Geometry {
     /// Whether Winograd's points take less time than the nine taps, by this model: both multiply matrices of channels, the
     /// points 36 a tile, the taps one for each tap of a pixel that is on the map; and there are 36 points to a weight's nine
-    /// taps, each of them written and read `passes` times. On maps of a few tiles those passes are most of the work.
-    fn suits_winograd(&self, passes: usize) -> bool {
+    /// taps, each of them written and read once. On maps of a few tiles that is most of the work.
+    fn suits_winograd(&self) -> bool {
         if (self.kernel, self.stride, self.padding) != (3, 1, 1) || self.height.min(self.width) < 3 || self.channels.min(self.out) < PANEL {
             return false;
         }
         let tiles = self.height.div_ceil(tiles::OUTPUT) * self.width.div_ceil(tiles::OUTPUT);
-        let by_points = tiles::POINTS * (self.batch * tiles + passes * PASS_PRODUCTS);
+        let by_points = tiles::POINTS * (self.batch * tiles + PASS_PRODUCTS);
         let taps_on_map = |side: usize| 3 * side - 2;
-        let by_taps = self.batch * taps_on_map(self.height) * taps_on_map(self.width) + self.taps() * passes * PASS_PRODUCTS;
+        let by_taps = self.batch * taps_on_map(self.height) * taps_on_map(self.width) + self.taps() * PASS_PRODUCTS;
         by_points < by_taps
     }
 
@@ -212,7 +212,7 @@ fn sources<'a>(with: &Resources<'a>, geometry: Geometry, x: &'a [f32]) -> Result
 /// y = x * w; w [out, channels, kernel, kernel].
 fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
     let x = sources(with, geometry, x)?;
-    fill_panel_rows(with, y, geometry.out, None, |y, _| match geometry.suits_winograd(2) {
+    fill_panel_rows(with, y, geometry.out, None, |y, _| match geometry.suits_winograd() {
         true => tiles::forward(with, geometry, &x, w, y),
         false => taps::forward(with, geometry, &x, w, y),
     })
@@ -221,7 +221,7 @@ fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32], y: &mut [
 /// dx from dy and w, plus the addend.
 fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], addend: Option<&[f32]>, dx: &mut [f32]) -> Result<(), KernelError> {
     let dy = PanelRows::new(with, dy, geometry.out)?;
-    fill_panel_rows(with, dx, geometry.channels, addend, |dx, addend| match geometry.suits_winograd(2) {
+    fill_panel_rows(with, dx, geometry.channels, addend, |dx, addend| match geometry.suits_winograd() {
         true => tiles::input_gradient(with, geometry, &dy, w, addend, dx),
         false => taps::input_gradient(with, geometry, &dy, w, addend, dx),
     })
@@ -230,5 +230,5 @@ fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], a
 /// dw from dy and x.
 fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
     let (dy, x) = (PanelRows::new(with, dy, geometry.out)?, sources(with, geometry, x)?);
-    if geometry.suits_winograd(3) { tiles::weight_gradient(with, geometry, &dy, &x, dw) } else { taps::weight_gradient(with, geometry, &dy, &x, dw) }
+    if geometry.suits_winograd() { tiles::weight_gradient(with, geometry, &dy, &x, dw) } else { taps::weight_gradient(with, geometry, &dy, &x, dw) }
 }

@@ -6,13 +6,12 @@ mod sources;
 mod weight_gradient;
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use pulp::{Simd, WithSimd};
 
 use super::{FEW_CHANNELS, Geometry, Resources};
-use crate::kernels::channel_last::{padded, transpose};
-use crate::kernels::gemm::{Gathered, OUTSIDE, PANEL, gathered_times_panels};
+use crate::kernels::channel_last::{interleave_panels, padded, transpose};
+use crate::kernels::gemm::{Gathered, OUTSIDE, PANEL, Shape, gathered_times_panels, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
 use sources::Sources;
@@ -218,23 +217,20 @@ impl Plan {
         addend: Option<&[f32]>,
         outputs: &mut [f32],
     ) -> Result<(), KernelError> {
-        let &Resources { parallel, pool, arch } = with;
-        let (panel_len, to) = (self.panel_len(), self.to);
-        let outputs = Mutex::new(outputs);
-        for_each(parallel, 0..to / PANEL, |_, panel| {
+        let &Resources { parallel, pool, arch, .. } = with;
+        let panel_len = self.panel_len();
+        let mut panels = pool.take(outputs.len());
+        for_each(parallel, panels.chunks_exact_mut(outputs.len() / self.to * PANEL), |panel, products| {
             let mut packed = pool.take(panel_len);
             pack(panel, &mut packed);
+            let mut rest = products;
             for &piece in pieces {
-                let mut products = pool.take(piece.rows() * PANEL);
-                arch.dispatch(Multiply { plan: self, piece, maps, packed: &packed, products: &mut products, pool });
-                let mut outputs = outputs.lock().unwrap_or_else(PoisonError::into_inner);
-                let first = self.first_output(piece);
-                for (row, products) in products.chunks_exact(PANEL).enumerate() {
-                    let start = first + row * to + panel * PANEL;
-                    arch.dispatch(Deliver { products, addend: addend.map(|addend| &addend[start..][..PANEL]), outputs: &mut outputs[start..][..PANEL] });
-                }
+                let (products, behind) = rest.split_at_mut(piece.rows() * PANEL);
+                arch.dispatch(Multiply { plan: self, piece, maps, packed: &packed, products, pool });
+                rest = behind;
             }
-        })
+        })?;
+        interleave_panels(with, &panels, addend, self.to, outputs)
     }
 
     /// All weights are packed first; a task multiplies a piece with them. Tiles of a product write a few elements of many
@@ -249,7 +245,7 @@ impl Plan {
         addend: Option<&[f32]>,
         outputs: &mut [f32],
     ) -> Result<(), KernelError> {
-        let &Resources { parallel, pool, arch } = with;
+        let &Resources { parallel, pool, arch, .. } = with;
         let mut packed = pool.take(self.panel_len() * self.to / PANEL);
         for_each(parallel, packed.chunks_exact_mut(self.panel_len()), &pack)?;
         let packed = &packed;
@@ -381,6 +377,12 @@ impl WithSimd for Multiply<'_> {
             Some((rows, stride)) => (&rows[..], *stride, strip.sources.start, strip.sources.len()),
             None => (sources.of_images(maps, piece), depth, 0, sources.rows_of_image()),
         };
+        let c_stride = products.len() / piece.rows();
+        if taps.identity {
+            let shape = Shape { m: piece.rows(), n: c_stride, k: depth, a_stride: stride, c_stride };
+            // Where several images are in a piece, their rows follow each other.
+            return rows_times_panels(simd, shape, &rows[(strip.sources.start - first) * stride..], packed, products);
+        }
         let mut zeros = pool.take(depth);
         zeros.fill(0.0);
         let (mut numbers, mut places) = (Vec::with_capacity(piece.rows() * taps.taps), Vec::with_capacity(piece.rows()));
@@ -389,7 +391,6 @@ impl WithSimd for Multiply<'_> {
             numbers.extend(taps.of(output).iter().map(|&source| if source == OUTSIDE { OUTSIDE } else { start + source - first as u32 }));
             places.push((image * strip.outputs.len() + output - strip.outputs.start) as u32);
         }
-        let c_stride = products.len() / piece.rows();
         let gathered = Gathered { rows: &numbers, taps: taps.taps, places: &places, depth, a_stride: stride, zeros: &zeros, c_stride };
         gathered_times_panels(simd, &gathered, rows, packed, products);
     }

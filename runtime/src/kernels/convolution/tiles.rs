@@ -6,8 +6,8 @@ use pulp::{Simd, WithSimd};
 pub(super) use super::winograd::{OUTPUT, POINTS};
 use super::winograd::{Points, Strip, TAPS, gradient_points, input_points, output_rows, weight_gradient as gather, weight_points};
 use super::{Geometry, Resources};
-use crate::kernels::channel_last::padded;
-use crate::kernels::gemm::{PANEL, Shape, add_outer_products, rows_times_panels};
+use crate::kernels::channel_last::{interleave_panels, padded};
+use crate::kernels::gemm::{PANEL, Shape, add_outer_products, panel_rows, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
 
@@ -60,6 +60,11 @@ impl Piece {
         self.images * self.strip.tiles()
     }
 
+    /// Pixels of the output.
+    fn outputs(&self) -> usize {
+        self.images * self.strip.output_pixels().1
+    }
+
     /// The maps of the piece's images.
     fn of_images<'a>(&self, maps: &'a [f32], channels: usize) -> std::slice::ChunksExact<'a, f32> {
         let len = self.strip.height * self.strip.width * channels;
@@ -80,6 +85,10 @@ pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w
 }
 
 /// Convolves maps of `from` channels to maps of `to` channels with the weights (to, from, tap).
+///
+/// By pieces, every piece reads all points of the weights; by panels, every panel of weights reads all points of the maps.
+/// Where a piece has fewer tiles than a panel has channels, more pass by in the first way; the second writes the points of
+/// the maps to memory once and its outputs twice, so it must be twice as many (measured).
 fn convolve(
     with: &Resources,
     geometry: Geometry,
@@ -89,29 +98,95 @@ fn convolve(
     addend: Option<&[f32]>,
     y: &mut [f32],
 ) -> Result<(), KernelError> {
-    let &Resources { parallel, pool, arch } = with;
-    let (from_padded, to_padded) = (padded(from), padded(to));
-    let filters = Filters { from: from_padded };
-    let mut packed = pool.take(filters.panel_len() * to_padded / PANEL);
-    for_each(parallel, packed.chunks_exact_mut(filters.panel_len()), |panel, packed| {
-        arch.dispatch(Pack { filters, from, to: (panel * PANEL, to), weight: &weight, packed });
-    })?;
+    let weights = Weights { filters: Filters { from: padded(from) }, from, to, weight: &weight };
+    let tiles = (TASK_ELEMENTS / (POINTS * (padded(from) + padded(to))) * 2).min(192);
+    if 2 * tiles < PANEL {
+        convolve_by_panels(with, geometry, weights, x, addend, y)
+    } else {
+        convolve_by_pieces(with, geometry, Plan::new(geometry.height, geometry.width, tiles.max(24)), weights, x, addend, y)
+    }
+}
 
-    let tiles = (TASK_ELEMENTS / (POINTS * (from_padded + to_padded)) * 2).clamp(24, 192);
-    let plan = Plan::new(geometry.height, geometry.width, tiles);
+/// All weights are transformed first; a task transforms a piece, multiplies it with them and transforms the products back.
+fn convolve_by_pieces<W: Fn(usize, usize, usize) -> f32 + Sync>(
+    with: &Resources,
+    geometry: Geometry,
+    plan: Plan,
+    weights: Weights<W>,
+    x: &[f32],
+    addend: Option<&[f32]>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    let &Resources { parallel, pool, arch, .. } = with;
+    let (filters, to) = (weights.filters, padded(weights.to));
+    let mut packed = pool.take(filters.panel_len() * to / PANEL);
+    for_each(parallel, packed.chunks_exact_mut(filters.panel_len()), |panel, packed| arch.dispatch(Pack { weights, panel, packed }))?;
     let packed = &packed;
     let mut rest = y;
     let parts = plan.pieces(geometry.batch).map(|piece| {
-        let (own, behind) = std::mem::take(&mut rest).split_at_mut(piece.images * piece.strip.output_pixels().1 * to_padded);
+        let (own, behind) = std::mem::take(&mut rest).split_at_mut(piece.outputs() * to);
         rest = behind;
         (piece, own)
     });
     for_each(parallel, parts, |_, (piece, y)| {
-        let first = (piece.image * geometry.pixels() + piece.strip.output_pixels().0) * to_padded;
+        let first = (piece.image * geometry.pixels() + piece.strip.output_pixels().0) * to;
         let addend = addend.map(|addend| &addend[first..first + y.len()]);
-        arch.dispatch(Convolve { piece, from: from_padded, to: to_padded, x, filters, packed, addend, y, pool });
+        arch.dispatch(Convolve { piece, to, x, filters, packed, addend, y, pool });
     })
 }
+
+/// Tiles of a piece of [`convolve_by_panels`]: a multiple of a register tile's rows.
+const PANEL_TILES: usize = 48;
+
+/// The maps are transformed first, as many pieces as the cache holds; a task transforms a panel of weights, multiplies them
+/// with it and transforms the products back. The points of the weights never leave the core's own cache.
+fn convolve_by_panels<W: Fn(usize, usize, usize) -> f32 + Sync>(
+    with: &Resources,
+    geometry: Geometry,
+    weights: Weights<W>,
+    x: &[f32],
+    addend: Option<&[f32]>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    let &Resources { parallel, pool, arch, .. } = with;
+    let (from, to) = (weights.filters.from, padded(weights.to));
+    let plan = Plan::new(geometry.height, geometry.width, PANEL_TILES);
+    let layout = Points::by_tiles(from, plan.tiles());
+    let pieces: Vec<Piece> = plan.pieces(geometry.batch).collect();
+    let round = (ROUND_ELEMENTS / layout.len()).clamp(1, pieces.len().max(1));
+    let mut points = pool.take(round * layout.len());
+    let mut first = 0;
+    for pieces in pieces.chunks(round) {
+        for_each(parallel, points.chunks_exact_mut(layout.len()).zip(pieces), |_, (points, &piece)| {
+            arch.dispatch(TransformInput { piece, x, layout, points });
+        })?;
+        let (points, outputs) = (&points[..], pieces.iter().map(Piece::outputs).sum::<usize>());
+        let mut panels = pool.take(outputs * to);
+        for_each(parallel, panels.chunks_exact_mut(outputs * PANEL), |panel, outputs| {
+            arch.dispatch(ConvolvePanel { weights, panel, pieces, layout, points, outputs, pool });
+        })?;
+        let last = first + outputs * to;
+        interleave_panels(with, &panels, addend.map(|addend| &addend[first..last]), to, &mut y[first..last])?;
+        first = last;
+    }
+    Ok(())
+}
+
+/// Weights (to, from, tap) of a convolution, and how their points are laid out.
+struct Weights<'a, W> {
+    filters: Filters,
+    from: usize,
+    to: usize,
+    weight: &'a W,
+}
+
+impl<W> Clone for Weights<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Weights<'_, W> {}
 
 /// Where transformed weights are: `[panel][point][from][PANEL]`.
 #[derive(Debug, Clone, Copy)]
@@ -138,11 +213,8 @@ impl Filters {
 
 /// Transforms the weights of one panel of output channels.
 struct Pack<'a, W> {
-    filters: Filters,
-    from: usize,
-    /// The panel's first output channel, and the number of all.
-    to: (usize, usize),
-    weight: &'a W,
+    weights: Weights<'a, W>,
+    panel: usize,
     packed: &'a mut [f32],
 }
 
@@ -151,7 +223,8 @@ impl<W: Fn(usize, usize, usize) -> f32> WithSimd for Pack<'_, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Pack { filters, from, to: (first, to), weight, packed } = self;
+        let Pack { weights: Weights { filters, from, to, weight }, panel, packed } = self;
+        let first = panel * PANEL;
         if from < filters.from || first + PANEL > to {
             packed.fill(0.0);
         }
@@ -173,7 +246,6 @@ impl<W: Fn(usize, usize, usize) -> f32> WithSimd for Pack<'_, W> {
 /// The outputs of a piece.
 struct Convolve<'a> {
     piece: Piece,
-    from: usize,
     to: usize,
     x: &'a [f32],
     filters: Filters,
@@ -189,16 +261,13 @@ impl WithSimd for Convolve<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Convolve { piece, from, to, x, filters, packed, addend, y, pool } = self;
-        let (strip, tiles) = (piece.strip, piece.tiles());
-        let (inputs, outputs) = (Points::new(from, tiles), Points::new(to, tiles));
+        let Convolve { piece, to, x, filters, packed, addend, y, pool } = self;
+        let (strip, tiles, from) = (piece.strip, piece.tiles(), filters.from);
+        let (inputs, outputs) = (Points::by_tiles(from, tiles), Points::by_tiles(to, tiles));
         let mut scratch = pool.take(inputs.len() + outputs.len());
         let (input_values, output_values) = scratch.split_at_mut(inputs.len());
 
-        let table = strip.input_table(from);
-        for (image, x) in piece.of_images(x, from).enumerate() {
-            input_points(simd, &table, x, inputs, image * strip.tiles(), input_values);
-        }
+        TransformInput { piece, x, layout: inputs, points: &mut *input_values }.with_simd(simd);
         let shape = Shape { m: tiles, n: PANEL, k: from, a_stride: from, c_stride: to };
         for point in 0..POINTS {
             let values = &input_values[point * inputs.stride..];
@@ -207,61 +276,152 @@ impl WithSimd for Convolve<'_> {
                 rows_times_panels(simd, shape, values, filters.point(packed, panel, point), products);
             }
         }
-        let (table, len) = (strip.output_table(to), strip.output_pixels().1 * to);
+        let len = strip.output_pixels().1 * to;
         for (image, y) in y.chunks_exact_mut(len).enumerate() {
             let addend = addend.map(|addend| &addend[image * len..][..len]);
-            output_rows(simd, &table, outputs, image * strip.tiles(), output_values, y, addend);
+            output_rows(simd, &strip, outputs, image * strip.tiles(), output_values, y, addend);
         }
     }
 }
 
+/// The points of a piece's inputs.
+struct TransformInput<'a> {
+    piece: Piece,
+    x: &'a [f32],
+    layout: Points,
+    points: &'a mut [f32],
+}
+
+impl WithSimd for TransformInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let TransformInput { piece, x, layout, points } = self;
+        for (image, x) in piece.of_images(x, layout.channels).enumerate() {
+            input_points(simd, &piece.strip, x, layout, image * piece.strip.tiles(), points);
+        }
+    }
+}
+
+/// A panel of the outputs of some pieces, from the points of their inputs.
+struct ConvolvePanel<'a, W> {
+    weights: Weights<'a, W>,
+    panel: usize,
+    pieces: &'a [Piece],
+    layout: Points,
+    points: &'a [f32],
+    /// [outputs][[`PANEL`]], piece by piece.
+    outputs: &'a mut [f32],
+    pool: &'a ScratchPool,
+}
+
+impl<W: Fn(usize, usize, usize) -> f32> WithSimd for ConvolvePanel<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let ConvolvePanel { weights, panel, pieces, layout, points, outputs, pool } = self;
+        let (filters, from) = (weights.filters, weights.filters.from);
+        let mut packed = pool.take(filters.panel_len());
+        Pack { weights, panel, packed: &mut packed }.with_simd(simd);
+        let products_layout = Points::by_tiles(PANEL, layout.len() / POINTS / from);
+        let mut products = pool.take(pieces.len() * products_layout.len());
+        for point in 0..POINTS {
+            let pieces = pieces.iter().zip(points.chunks_exact(layout.len())).zip(products.chunks_exact_mut(products_layout.len()));
+            for ((piece, points), products) in pieces {
+                let shape = Shape { m: piece.tiles(), n: PANEL, k: from, a_stride: from, c_stride: PANEL };
+                let (points, products) = (&points[point * layout.stride..], &mut products[point * products_layout.stride..]);
+                rows_times_panels(simd, shape, points, filters.point(&packed, 0, point), products);
+            }
+        }
+        let mut rest = outputs;
+        for (piece, products) in pieces.iter().zip(products.chunks_exact(products_layout.len())) {
+            let len = piece.strip.output_pixels().1 * PANEL;
+            let (own, behind) = rest.split_at_mut(piece.images * len);
+            for (image, outputs) in own.chunks_exact_mut(len).enumerate() {
+                output_rows(simd, &piece.strip, products_layout, image * piece.strip.tiles(), products, outputs, None);
+            }
+            rest = behind;
+        }
+    }
+}
+
+/// Elements of the points that a round works on.
+const ROUND_ELEMENTS: usize = 5 * 512 * 1024;
+
+/// Elements of the points in a round of a weight's gradient, for each thread: its share of the cache that cores share. Rounds
+/// four times as long took twice the time (measured on 64 channels).
+const THREAD_ELEMENTS: usize = 300 * 1024;
+
+/// Elements of the sums of a panel of x and one of dy: [point][[`PANEL`]][[`PANEL`]]; points no power of two apart.
+const BLOCK_POINT: usize = PANEL * PANEL + 16;
+const BLOCK: usize = POINTS * BLOCK_POINT;
+
 /// dw: the points of x times the points of dy, summed over all tiles, transformed back.
+///
+/// In rounds of as many pieces as the cache holds. What fits one round leaves no sums but those of a block at a time, which
+/// stay in the core's own cache. The order of the additions, piece by piece, depends on neither rounds nor threads.
 pub(super) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
-    let &Resources { parallel, pool, arch } = with;
+    let &Resources { parallel, threads, pool, arch } = with;
     let Geometry { channels, out, height, width, batch, .. } = geometry;
     let (channels_padded, out_padded) = (padded(channels), padded(out));
     let tiles = (TASK_ELEMENTS / (POINTS * (channels_padded + out_padded)) * 2).clamp(64, 192);
     let plan = Plan::new(height, width, tiles);
-    let layouts = (Points::new(channels_padded, plan.tiles()), Points::new(out_padded, plan.tiles()));
+    let layouts = (Points::by_panels(channels_padded, plan.tiles()), Points::by_panels(out_padded, plan.tiles()));
     let piece_len = layouts.0.len() + layouts.1.len();
     let pieces: Vec<Piece> = plan.pieces(batch).collect();
-
-    // [point][channels][out], no power of two apart.
-    let point_len = channels_padded * out_padded + 16;
-    let mut sums = pool.take(point_len * POINTS);
-    let fill = |&piece: &Piece, values: &mut [f32]| arch.dispatch(Transform { piece, x, dy, layouts, values });
-    sum_over_pieces(with, &pieces, piece_len, fill, (&mut sums, point_len), |pieces, values, point, sums| {
-        arch.dispatch(Accumulate { pieces, point, layouts, values, sums });
-    })?;
-    let sums = &sums;
-    for_each(parallel, dw.chunks_mut(PANEL * channels * TAPS), |panel, dw| {
-        arch.dispatch(Gather { channels, out_padded, panel, point_len, sums, dw });
-    })
-}
-
-/// Elements of the pieces between two rounds of [`sum_over_pieces`].
-const ROUND_ELEMENTS: usize = 2 * 1024 * 1024;
-
-/// Sums over pieces of the batch, in rounds of as many as the cache holds: every piece is written to `piece_len` elements by
-/// `fill`, then `add` adds those of the round to each part, of `part_len` elements, of `sums`. The order of the additions
-/// does not depend on the threads.
-fn sum_over_pieces<P: Sync>(
-    with: &Resources,
-    pieces: &[P],
-    piece_len: usize,
-    fill: impl Fn(&P, &mut [f32]) + Sync,
-    (sums, part_len): (&mut [f32], usize),
-    add: impl Fn(&[P], &[f32], usize, &mut [f32]) + Sync,
-) -> Result<(), KernelError> {
+    // Every round reads and writes the sums, so it should have more points than those.
+    let elements = (THREAD_ELEMENTS * threads.max(2)).max(2 * POINTS * channels_padded * out_padded);
+    let round = (elements / piece_len).max(threads).clamp(1, pieces.len().max(1));
+    let mut values = pool.take(round * piece_len);
+    let rows_of_blocks = channels_padded / PANEL * BLOCK;
+    let several_rounds = pieces.len() > round;
+    let mut sums = pool.take(if several_rounds { out_padded / PANEL * rows_of_blocks } else { 0 });
     sums.fill(0.0);
-    let round = (ROUND_ELEMENTS / piece_len).clamp(1, pieces.len().max(1));
-    let mut values = with.pool.take(round * piece_len);
+    let block_of = |panel: usize, channel_panel: usize| Block { channel_panel, panel, channels, layouts };
     for pieces in pieces.chunks(round) {
-        for_each(with.parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, piece)| fill(piece, values))?;
-        let values = &values;
-        for_each(with.parallel, sums.chunks_exact_mut(part_len), |part, sums| add(pieces, values, part, sums))?;
+        for_each(parallel, values.chunks_exact_mut(piece_len).zip(pieces), |_, (values, &piece)| {
+            arch.dispatch(Transform { piece, x, dy, layouts, values });
+        })?;
+        let values = &values[..];
+        if several_rounds {
+            for_each(parallel, sums.chunks_exact_mut(BLOCK), |number, sums| {
+                let block = block_of(number * BLOCK / rows_of_blocks, number * BLOCK % rows_of_blocks / BLOCK);
+                arch.dispatch(Accumulate { block, pieces, values, sums });
+            })?;
+        } else {
+            for_each(parallel, dw.chunks_mut(PANEL * channels * TAPS), |panel, dw| {
+                let mut sums = pool.take(BLOCK);
+                for channel_panel in 0..channels_padded / PANEL {
+                    let block = block_of(panel, channel_panel);
+                    sums.fill(0.0);
+                    arch.dispatch(Accumulate { block, pieces, values, sums: &mut sums });
+                    arch.dispatch(Gather { block, sums: &sums, dw: &mut *dw });
+                }
+            })?;
+        }
+    }
+    if several_rounds {
+        let parts = dw.chunks_mut(PANEL * channels * TAPS).zip(sums.chunks_exact(rows_of_blocks));
+        for_each(parallel, parts, |panel, (dw, sums)| {
+            for (channel_panel, sums) in sums.chunks_exact(BLOCK).enumerate() {
+                arch.dispatch(Gather { block: block_of(panel, channel_panel), sums, dw: &mut *dw });
+            }
+        })?;
     }
     Ok(())
+}
+
+/// The part of a weight's gradient between a panel of x's channels and one of dy's.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    channel_panel: usize,
+    panel: usize,
+    /// Channels of x.
+    channels: usize,
+    /// Points of x and dy in a piece.
+    layouts: (Points, Points),
 }
 
 /// The points of x and dy of one piece.
@@ -281,22 +441,20 @@ impl WithSimd for Transform<'_> {
         let Transform { piece, x, dy, layouts, values } = self;
         let (strip, (channels, out)) = (piece.strip, (layouts.0.channels, layouts.1.channels));
         let (x_values, dy_values) = values.split_at_mut(layouts.0.len());
-        let table = strip.input_table(channels);
         for (image, x) in piece.of_images(x, channels).enumerate() {
-            input_points(simd, &table, x, layouts.0, image * strip.tiles(), x_values);
+            input_points(simd, &strip, x, layouts.0, image * strip.tiles(), x_values);
         }
-        let ((first, count), table) = (strip.output_pixels(), strip.output_table(out));
+        let (first, count) = strip.output_pixels();
         for (image, dy) in piece.of_images(dy, out).enumerate() {
-            gradient_points(simd, &table, &dy[first * out..][..count * out], layouts.1, image * strip.tiles(), dy_values);
+            gradient_points(simd, &strip, &dy[first * out..][..count * out], layouts.1, image * strip.tiles(), dy_values);
         }
     }
 }
 
-/// Adds the products of all pieces at one point.
+/// Adds the products of some pieces to the sums of a block.
 struct Accumulate<'a> {
+    block: Block,
     pieces: &'a [Piece],
-    point: usize,
-    layouts: (Points, Points),
     values: &'a [f32],
     sums: &'a mut [f32],
 }
@@ -306,22 +464,22 @@ impl WithSimd for Accumulate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Accumulate { pieces, point, layouts: (x, dy), values, sums } = self;
-        for (piece, values) in pieces.iter().zip(values.chunks_exact(x.len() + dy.len())) {
-            let (x_values, dy_values) = values.split_at(x.len());
-            let pairs = x_values[point * x.stride..].chunks(x.channels).zip(dy_values[point * dy.stride..].chunks(dy.channels)).take(piece.tiles());
-            add_outer_products(simd, (x.channels, dy.channels, dy.channels), pairs, sums);
+        let Accumulate { block: Block { channel_panel, panel, layouts: (x, dy), .. }, pieces, values, sums } = self;
+        for (point, sums) in sums.chunks_exact_mut(BLOCK_POINT).enumerate() {
+            for (piece, values) in pieces.iter().zip(values.chunks_exact(x.len() + dy.len())) {
+                let (x_values, dy_values) = values.split_at(x.len());
+                let (x_rows, dy_rows) = (panel_rows(x.panel(x_values, point, channel_panel)), panel_rows(dy.panel(dy_values, point, panel)));
+                add_outer_products(simd, x_rows.iter().zip(&dy_rows[..piece.tiles()]), sums, PANEL);
+            }
         }
     }
 }
 
-/// Transforms the sums of one panel of output channels back.
+/// Transforms the sums of a block back.
 struct Gather<'a> {
-    channels: usize,
-    out_padded: usize,
-    panel: usize,
-    point_len: usize,
+    block: Block,
     sums: &'a [f32],
+    /// Of the panel's output channels.
     dw: &'a mut [f32],
 }
 
@@ -330,12 +488,12 @@ impl WithSimd for Gather<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Gather { channels, out_padded, panel, point_len, sums, dw } = self;
+        let Gather { block: Block { channel_panel, channels, .. }, sums, dw } = self;
         let mut taps = [0.0; PANEL * TAPS];
-        for channel in 0..channels {
+        let first = channel_panel * PANEL;
+        for (row, channel) in (first..channels.min(first + PANEL)).enumerate() {
             for lane in (0..PANEL).step_by(S::F32_LANES) {
-                let place = channel * out_padded + panel * PANEL + lane;
-                gather(simd, sums, point_len, place, &mut taps, PANEL, lane);
+                gather(simd, sums, BLOCK_POINT, row * PANEL + lane, &mut taps, PANEL, lane);
             }
             for (output, dw) in dw.chunks_exact_mut(channels * TAPS).enumerate() {
                 for tap in 0..TAPS {

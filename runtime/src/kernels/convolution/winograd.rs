@@ -6,7 +6,7 @@
 
 use pulp::Simd;
 
-use crate::kernels::simd::{load, store};
+use crate::kernels::gemm::PANEL;
 
 /// Side of an output tile.
 pub(super) const OUTPUT: usize = 4;
@@ -47,31 +47,32 @@ impl Strip {
         (first * self.width, (last - first) * self.width)
     }
 
-    /// Where the pixels that each tile reads begin in a map of `channels` channels, or [`OUTSIDE`].
-    pub fn input_table(&self, channels: usize) -> Table<INPUT> {
-        (0..self.tiles()).map(|tile| self.pixels(tile, 1, 0, channels)).collect()
+    /// Where the pixels that each tile reads begin in a map whose pixels have `len` vectors, or [`OUTSIDE`].
+    pub fn input_table(&self, len: usize) -> Table<INPUT> {
+        (0..self.tiles()).map(|tile| self.pixels(tile, 1, 0, len)).collect()
     }
 
     /// Where the pixels that each tile writes begin, counted from the first of [`output_pixels`](Self::output_pixels).
-    pub fn output_table(&self, channels: usize) -> Table<OUTPUT> {
-        (0..self.tiles()).map(|tile| self.pixels(tile, 0, self.output_pixels().0, channels)).collect()
+    pub fn output_table(&self, len: usize) -> Table<OUTPUT> {
+        (0..self.tiles()).map(|tile| self.pixels(tile, 0, self.output_pixels().0, len)).collect()
     }
 
-    fn pixels<const SIDE: usize>(&self, tile: usize, margin: usize, first_pixel: usize, channels: usize) -> [[usize; SIDE]; SIDE] {
+    fn pixels<const SIDE: usize>(&self, tile: usize, margin: usize, first_pixel: usize, len: usize) -> [[usize; SIDE]; SIDE] {
         let across = self.width.div_ceil(OUTPUT);
         let (top, left) = ((self.first + tile / across) * OUTPUT, tile % across * OUTPUT);
         std::array::from_fn(|i| {
             std::array::from_fn(|j| {
                 let (y, x) = (top + i, left + j);
                 let inside = (margin..self.height + margin).contains(&y) && (margin..self.width + margin).contains(&x);
-                if inside { ((y - margin) * self.width + x - margin - first_pixel) * channels } else { OUTSIDE }
+                if inside { ((y - margin) * self.width + x - margin - first_pixel) * len } else { OUTSIDE }
             })
         })
     }
 }
 
-/// Stands for the place of a pixel that is not on the map: zeros to read, and nothing to write.
-const OUTSIDE: usize = usize::MAX;
+/// Stands for the place of a pixel that is not on the map: zeros to read, and nothing to write. Behind the end of every
+/// map with any channel added, so that one comparison finds both.
+const OUTSIDE: usize = usize::MAX / 2;
 
 /// One of Winograd's matrices, applied to vectors.
 ///
@@ -221,85 +222,109 @@ fn both_ways<T: Transform<FROM, TO>, S: Simd, const FROM: usize, const TO: usize
     }
 }
 
-/// A tile's pixels in a channels-last map.
+/// A tile's pixels in the vectors of a channels-last map.
 struct Pixels<'a, M, const SIDE: usize> {
     map: M,
     /// Where they begin, or [`OUTSIDE`].
     pixels: &'a [[usize; SIDE]; SIDE],
+    /// Vector of a pixel.
     channel: usize,
 }
 
-impl<S: Simd, const SIDE: usize> Source<S> for Pixels<'_, &[f32], SIDE> {
+impl<S: Simd, const SIDE: usize> Source<S> for Pixels<'_, &[S::f32s], SIDE> {
     #[inline(always)]
     fn vector(&self, simd: S, row: usize, column: usize) -> S::f32s {
-        match self.pixels[row][column] {
-            OUTSIDE => simd.splat_f32s(0.0),
-            pixel => load(simd, self.map, pixel + self.channel),
+        match self.map.get(self.pixels[row][column] + self.channel) {
+            Some(&vector) => vector,
+            None => simd.splat_f32s(0.0),
         }
     }
 }
 
 /// Outputs and what is added to them.
-struct Sums<'a> {
-    outputs: &'a mut [f32],
-    addend: Option<&'a [f32]>,
+struct Sums<'a, V> {
+    outputs: &'a mut [V],
+    addend: Option<&'a [V]>,
 }
 
-impl<S: Simd, const SIDE: usize> Sink<S> for Pixels<'_, Sums<'_>, SIDE> {
+impl<S: Simd, const SIDE: usize> Sink<S> for Pixels<'_, Sums<'_, S::f32s>, SIDE> {
     #[inline(always)]
     fn put(&mut self, simd: S, row: usize, column: usize, vector: S::f32s) {
-        let pixel = self.pixels[row][column];
-        if pixel == OUTSIDE {
-            return;
-        }
-        let place = pixel + self.channel;
-        let vector = match self.map.addend {
-            Some(addend) => simd.add_f32s(vector, load(simd, addend, place)),
+        let place = self.pixels[row][column] + self.channel;
+        let Some(output) = self.map.outputs.get_mut(place) else { return };
+        *output = match self.map.addend {
+            Some(addend) => simd.add_f32s(vector, addend[place]),
             None => vector,
         };
-        store(simd, vector, self.map.outputs, place);
     }
 }
 
-/// Vectors of a square of `side`, `stride` elements apart.
+/// The vectors of a square of `side`, the first of `values` and then every `stride`th.
 struct Spaced<V> {
     values: V,
     side: usize,
     stride: usize,
-    start: usize,
 }
 
-impl<S: Simd> Source<S> for Spaced<&[f32]> {
+impl<S: Simd> Source<S> for Spaced<&[S::f32s]> {
     #[inline(always)]
-    fn vector(&self, simd: S, row: usize, column: usize) -> S::f32s {
-        load(simd, self.values, (row * self.side + column) * self.stride + self.start)
+    fn vector(&self, _: S, row: usize, column: usize) -> S::f32s {
+        self.values[(row * self.side + column) * self.stride]
     }
 }
 
-impl<S: Simd> Sink<S> for Spaced<&mut [f32]> {
+impl<S: Simd> Sink<S> for Spaced<&mut [S::f32s]> {
     #[inline(always)]
-    fn put(&mut self, simd: S, row: usize, column: usize, vector: S::f32s) {
-        store(simd, vector, self.values, (row * self.side + column) * self.stride + self.start);
+    fn put(&mut self, _: S, row: usize, column: usize, vector: S::f32s) {
+        self.values[(row * self.side + column) * self.stride] = vector;
     }
 }
 
-/// Where the points of tiles are: `points[point * point_stride + tile * channels + channel]`.
+/// Where the points of tiles are: `points[point * stride + panel * panel_stride + tile * tile_stride + channel]`, with
+/// channels counted from the first of their panel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Points {
     pub channels: usize,
     pub stride: usize,
+    panel_stride: usize,
+    tile_stride: usize,
 }
 
 impl Points {
-    /// Room for `tiles` tiles. The points of a tile are an odd number of cache lines apart: a power of two would put them
-    /// all into the same few places of the cache.
-    pub fn new(channels: usize, tiles: usize) -> Points {
-        Points { channels, stride: (channels * tiles).next_multiple_of(32) + 16 }
+    /// Room for `tiles` tiles, each with all channels side by side.
+    pub fn by_tiles(channels: usize, tiles: usize) -> Points {
+        Points { channels, stride: Points::spread(channels * tiles), panel_stride: PANEL, tile_stride: channels }
+    }
+
+    /// Room for `tiles` tiles, panel after panel.
+    pub fn by_panels(channels: usize, tiles: usize) -> Points {
+        Points { channels, stride: Points::spread(channels * tiles), panel_stride: PANEL * tiles, tile_stride: PANEL }
+    }
+
+    /// The points of a tile are an odd number of cache lines apart: a power of two would put them all into the same few
+    /// places of the cache.
+    fn spread(len: usize) -> usize {
+        len.next_multiple_of(32) + 16
     }
 
     /// Elements of all points.
     pub fn len(&self) -> usize {
         self.stride * POINTS
+    }
+
+    /// A panel of a point.
+    pub fn panel<'a>(&self, points: &'a [f32], point: usize, panel: usize) -> &'a [f32] {
+        &points[point * self.stride + panel * self.panel_stride..]
+    }
+
+    /// Where the vectors of a tile are, and those of the map's pixels: both in vectors of `lanes` elements.
+    #[inline(always)]
+    fn vectors(self, tile: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
+        let of_panel = PANEL / lanes;
+        (0..self.channels / lanes).map(move |vector| {
+            let start = (vector / of_panel * self.panel_stride + tile * self.tile_stride) / lanes + vector % of_panel;
+            (start, vector)
+        })
     }
 }
 
@@ -308,45 +333,46 @@ pub(super) type Table<const SIDE: usize> = Vec<[[usize; SIDE]; SIDE]>;
 
 /// Transforms a strip's tiles of a map; the first tile is written as number `first_tile`.
 #[inline(always)]
-pub(super) fn input_points<S: Simd>(simd: S, table: &Table<INPUT>, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
-    for (tile, pixels) in table.iter().enumerate() {
-        for channel in (0..layout.channels).step_by(S::F32_LANES) {
-            let start = (first_tile + tile) * layout.channels + channel;
-            let mut sink = Spaced { values: &mut *points, side: INPUT, stride: layout.stride, start };
-            both_ways::<Input, S, _, _>(simd, &Pixels { map, pixels, channel }, &mut sink);
-        }
-    }
+pub(super) fn input_points<S: Simd>(simd: S, strip: &Strip, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
+    let table = strip.input_table(layout.channels / S::F32_LANES);
+    transform_tiles::<Input, S, _>(simd, &table, map, layout, first_tile, points);
 }
 
 /// Transforms a strip's tiles of the output's gradient, `map` being the strip's pixels.
 #[inline(always)]
-pub(super) fn gradient_points<S: Simd>(simd: S, table: &Table<OUTPUT>, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
+pub(super) fn gradient_points<S: Simd>(simd: S, strip: &Strip, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
+    let table = strip.output_table(layout.channels / S::F32_LANES);
+    transform_tiles::<OutputGradient, S, _>(simd, &table, map, layout, first_tile, points);
+}
+
+#[inline(always)]
+fn transform_tiles<T: Transform<SIDE, INPUT>, S: Simd, const SIDE: usize>(
+    simd: S,
+    table: &Table<SIDE>,
+    map: &[f32],
+    layout: Points,
+    first_tile: usize,
+    points: &mut [f32],
+) {
+    let ((map, _), (points, _), stride) = (S::as_simd_f32s(map), S::as_mut_simd_f32s(points), layout.stride / S::F32_LANES);
     for (tile, pixels) in table.iter().enumerate() {
-        for channel in (0..layout.channels).step_by(S::F32_LANES) {
-            let start = (first_tile + tile) * layout.channels + channel;
-            let mut sink = Spaced { values: &mut *points, side: INPUT, stride: layout.stride, start };
-            both_ways::<OutputGradient, S, _, _>(simd, &Pixels { map, pixels, channel }, &mut sink);
+        for (start, channel) in layout.vectors(first_tile + tile, S::F32_LANES) {
+            let mut sink = Spaced { values: &mut points[start..], side: INPUT, stride };
+            both_ways::<T, S, _, _>(simd, &Pixels { map, pixels, channel }, &mut sink);
         }
     }
 }
 
 /// Transforms products back to the strip's pixels of the output, and adds what is to be added.
 #[inline(always)]
-pub(super) fn output_rows<S: Simd>(
-    simd: S,
-    table: &Table<OUTPUT>,
-    layout: Points,
-    first_tile: usize,
-    points: &[f32],
-    outputs: &mut [f32],
-    addend: Option<&[f32]>,
-) {
+pub(super) fn output_rows<S: Simd>(simd: S, strip: &Strip, layout: Points, first_tile: usize, points: &[f32], outputs: &mut [f32], addend: Option<&[f32]>) {
+    let table = strip.output_table(layout.channels / S::F32_LANES);
+    let ((points, _), stride) = (S::as_simd_f32s(points), layout.stride / S::F32_LANES);
+    let ((outputs, _), addend) = (S::as_mut_simd_f32s(outputs), addend.map(|addend| S::as_simd_f32s(addend).0));
     for (tile, pixels) in table.iter().enumerate() {
-        for channel in (0..layout.channels).step_by(S::F32_LANES) {
-            let start = (first_tile + tile) * layout.channels + channel;
-            let source = Spaced { values: points, side: INPUT, stride: layout.stride, start };
+        for (start, channel) in layout.vectors(first_tile + tile, S::F32_LANES) {
             let mut sink = Pixels { map: Sums { outputs: &mut *outputs, addend }, pixels, channel };
-            both_ways::<Output, S, _, _>(simd, &source, &mut sink);
+            both_ways::<Output, S, _, _>(simd, &Spaced { values: &points[start..], side: INPUT, stride }, &mut sink);
         }
     }
 }
@@ -355,13 +381,21 @@ pub(super) fn output_rows<S: Simd>(
 /// on; point p is written to `points[p * stride + start..]`.
 #[inline(always)]
 pub(super) fn weight_points<S: Simd>(simd: S, taps: &[f32], width: usize, lane: usize, stride: usize, start: usize, points: &mut [f32]) {
-    let source = Spaced { values: taps, side: 3, stride: width, start: lane };
-    both_ways::<Weight, S, _, _>(simd, &source, &mut Spaced { values: points, side: INPUT, stride, start });
+    let source = spaced(simd, &taps[lane..], 3, width);
+    let (points, _) = S::as_mut_simd_f32s(&mut points[start..]);
+    both_ways::<Weight, S, _, _>(simd, &source, &mut Spaced { values: points, side: INPUT, stride: stride / S::F32_LANES });
 }
 
 /// The reverse of [`weight_points`] for gradients.
 #[inline(always)]
 pub(super) fn weight_gradient<S: Simd>(simd: S, points: &[f32], stride: usize, start: usize, taps: &mut [f32], width: usize, lane: usize) {
-    let source = Spaced { values: points, side: INPUT, stride, start };
-    both_ways::<WeightGradient, S, _, _>(simd, &source, &mut Spaced { values: taps, side: 3, stride: width, start: lane });
+    let source = spaced(simd, &points[start..], INPUT, stride);
+    let (taps, _) = S::as_mut_simd_f32s(&mut taps[lane..]);
+    both_ways::<WeightGradient, S, _, _>(simd, &source, &mut Spaced { values: taps, side: 3, stride: width / S::F32_LANES });
+}
+
+/// A square of vectors that begin every `stride` elements.
+#[inline(always)]
+fn spaced<S: Simd>(_: S, values: &[f32], side: usize, stride: usize) -> Spaced<&[S::f32s]> {
+    Spaced { values: S::as_simd_f32s(values).0, side, stride: stride / S::F32_LANES }
 }

@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{Geometry, Piece, Plan, Resources, Strip, WeightLayout};
 use crate::kernels::channel_last::{padded, transpose};
-use crate::kernels::gemm::{OUTSIDE, PANEL, add_outer_products};
+use crate::kernels::gemm::{OUTSIDE, PANEL, add_outer_products, panel_rows};
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
 
@@ -75,7 +75,7 @@ impl Blocks {
 
 /// dw: the pixels under every tap times the output's gradient, summed over all outputs.
 pub(in crate::kernels::convolution) fn weight_gradient(with: &Resources, geometry: Geometry, dy: &[f32], x: &[f32], dw: &mut [f32]) -> Result<(), KernelError> {
-    let &Resources { parallel, pool, arch } = with;
+    let &Resources { parallel, pool, arch, .. } = with;
     let Geometry { channels, out, .. } = geometry;
     let plan = &Plan::forward(geometry);
     let blocks = Blocks::new(plan.taps.taps, plan.sources.depth(), padded(out));
@@ -138,18 +138,16 @@ impl WithSimd for SumBlock<'_> {
                 for tap in 0..blocks.taps {
                     let first = (tap * blocks.sources.1 + panel) * PANEL * row_len;
                     for (panel, gradients) in gradients.chunks_exact(output_rows * PANEL).enumerate() {
-                        let (shape, sums) = ((PANEL, PANEL, row_len), &mut sums[first + panel * PANEL..]);
+                        let (sources, gradients, sums) = (panel_rows(sources), panel_rows(gradients), &mut sums[first + panel * PANEL..]);
                         if plan.taps.identity {
-                            let pairs = sources.chunks_exact(PANEL).zip(gradients.chunks_exact(PANEL)).take(piece.rows());
-                            add_outer_products(simd, shape, pairs, sums);
+                            let pairs = sources.iter().zip(&gradients[..piece.rows()]);
+                            add_outer_products(simd, pairs, sums, row_len);
                             continue;
                         }
                         let pairs = &pairs[piece.strip.number][tap];
-                        let pairs = pairs[..pairs.len() / plan.images * piece.images].iter().map(|pair| {
-                            let (source, output) = (pair.source as usize, pair.output as usize);
-                            (&sources[source * PANEL..][..PANEL], &gradients[output * PANEL..][..PANEL])
-                        });
-                        add_outer_products(simd, shape, pairs, sums);
+                        let pairs = pairs[..pairs.len() / plan.images * piece.images].iter();
+                        let pairs = pairs.map(|pair| (&sources[pair.source as usize], &gradients[pair.output as usize]));
+                        add_outer_products(simd, pairs, sums, row_len);
                     }
                 }
             }
