@@ -20,6 +20,8 @@ pub(crate) struct Formulations {
     pub(crate) relu_mask: ReluMask,
     /// Convolutions.
     pub(crate) convolution: ConvolutionForm,
+    /// Whether training graphs have [`winograd`](super::winograd)'s functions for the convolutions for which they pay.
+    pub(crate) winograd: bool,
     /// Weight gradients of convolutions.
     pub(crate) weight_gradient: WeightGradientForm,
     /// The gradient of max pooling.
@@ -104,6 +106,7 @@ impl Target {
             batch_norm_grad: BatchNormGradForm::Reductions,
             relu_mask: ReluMask::Select,
             convolution: ConvolutionForm::Plain,
+            winograd: false,
             weight_gradient: WeightGradientForm::OneGemm,
             max_pool_grad: MaxPoolGradForm::Phases,
             sinkhorn: DType::F64,
@@ -115,6 +118,7 @@ impl Target {
             batch_norm_grad: BatchNormGradForm::AffineMaps,
             relu_mask: ReluMask::HardSigmoid,
             convolution: ConvolutionForm::Cpu,
+            winograd: false,
             weight_gradient: WeightGradientForm::Cpu,
             max_pool_grad: MaxPoolGradForm::ScatterAdd,
             sinkhorn: DType::F64,
@@ -122,7 +126,7 @@ impl Target {
         };
         match self {
             Target::Portable => portable,
-            Target::Cpu => cpu,
+            Target::Cpu => Formulations { winograd: true, ..cpu },
             Target::Native => Formulations { layout: Layout::ChannelsLast, ..cpu },
             // Measured in 1.19.2 against the forms of `cpu`: ReluGrad and ConvGrad for input gradients are slower, and
             // BatchNormInternal is the kernel of the training mode.
