@@ -149,8 +149,7 @@ impl Layers for TrainLayers {
         let name = path(g, conv);
         let w = self.parameter(g, &format!("{name}.weight"), &shape, Init::KaimingNormalFanOut);
         let (compute, layout) = (self.compute_type(), self.layout);
-        // Sums of points grow with the channels, and f16 has no digits for them.
-        let winograd = self.winograd && compute == DType::F32 && winograd::pays(spec.window, g.shape(x), spec.out);
+        let winograd = self.winograd && winograd::pays(spec.window, g.shape(x), spec.out);
         let y = g.scoped(conv, |g| {
             // A copy for every use, so that gradients are summed in f32.
             let w = g.cast(w, compute)?;

@@ -5,7 +5,7 @@ use ndarray::{Array5, ArrayD, Ix5};
 use super::{Attribute, Operator, Vjp, arity};
 use crate::ir::{GraphError, TensorType, ValueId};
 
-/// `y[0,f,p,i,j] = Σ x[0,0,p,s·i+a−before,s·j+b−before] · w[f,0,0,a,b]`; inputs x [1,1,P,H,W], w [F,1,1,k,k]; output y [1,F,P,H',W'].
+/// `y[n,f,p,i,j] = Σ x[n,0,p,s·i+a−before,s·j+b−before] · w[f,0,0,a,b]`; inputs x [N,1,P,H,W], w [F,1,1,k,k]; output y [N,F,P,H',W'].
 ///
 /// Conv of rank 5: with the planes as a depth instead of a batch, the filters come first in the output, and nothing has to be
 /// transposed before a product over the planes.
@@ -33,14 +33,14 @@ impl Operator for PlaneConv {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [x, w] = arity(inputs)?;
-        let ([1, 1, planes, height, width], [filters, 1, 1, kernel_h, kernel_w]) = (x.shape.as_slice(), w.shape.as_slice()) else {
-            return Err(format!("expected planes [1, 1, P, H, W] and kernels [F, 1, 1, k, k], got {x} and {w}"));
+        let ([batch, 1, planes, height, width], [filters, 1, 1, kernel_h, kernel_w]) = (x.shape.as_slice(), w.shape.as_slice()) else {
+            return Err(format!("expected planes [N, 1, P, H, W] and kernels [F, 1, 1, k, k], got {x} and {w}"));
         };
         if [*kernel_h, *kernel_w] != [self.kernel; 2] || x.dtype != w.dtype {
             return Err(format!("expected kernels {0}x{0} of the planes' type, got {x} and {w}", self.kernel));
         }
         let [out_h, out_w] = self.output([*height, *width]).ok_or_else(|| format!("planes {x} are smaller than the {0}x{0} kernel", self.kernel))?;
-        Ok(vec![TensorType::new(x.dtype, vec![1, *filters, *planes, out_h, out_w])])
+        Ok(vec![TensorType::new(x.dtype, vec![*batch, *filters, *planes, out_h, out_w])])
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
@@ -61,12 +61,12 @@ impl Operator for PlaneConv {
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         let rank5 = |x: &ArrayD<f64>| x.view().into_dimensionality::<Ix5>().expect("rank 5").to_owned();
         let (x, w) = (rank5(inputs[0]), rank5(inputs[1]));
-        let (_, _, planes, height, width) = x.dim();
+        let (batch, _, planes, height, width) = x.dim();
         let [out_h, out_w] = self.output([height, width]).expect("shapes were inferred");
         let at = |output: usize, tap: usize, length: usize| (output * self.stride + tap).checked_sub(self.before).filter(|&position| position < length);
-        let y = Array5::from_shape_fn((1, w.dim().0, planes, out_h, out_w), |(_, filter, plane, i, j)| {
+        let y = Array5::from_shape_fn((batch, w.dim().0, planes, out_h, out_w), |(n, filter, plane, i, j)| {
             let taps = (0..self.kernel).flat_map(|a| (0..self.kernel).map(move |b| (a, b)));
-            taps.filter_map(|(a, b)| Some(x[[0, 0, plane, at(i, a, height)?, at(j, b, width)?]] * w[[filter, 0, 0, a, b]])).sum()
+            taps.filter_map(|(a, b)| Some(x[[n, 0, plane, at(i, a, height)?, at(j, b, width)?]] * w[[filter, 0, 0, a, b]])).sum()
         });
         vec![y.into_dyn()]
     }

@@ -4,8 +4,8 @@ use graphgen::ir::DType;
 use graphgen::ops::conv::Window;
 use graphgen::ops::{
     Add, BatchNormalization, BatchNormalizationTraining, Cast, Concat, Conv, ConvTranspose, Div, Equal, Exp, Flatten, FusedMatMul, Gather, Gemm,
-    GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, PlaneConv, Reciprocal, ReduceMax, ReduceMean,
-    ReduceSum, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
+    GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, PlaneConv, Reciprocal, ReduceMax,
+    ReduceMean, ReduceSum, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
 };
 use graphgen::preset::Target;
 
