@@ -251,6 +251,14 @@ mod tests {
     }
 
     #[test]
+    fn convolutions_by_winograd() {
+        // Maps of whole tiles, with tiles cut off on either side, and smaller than a tile.
+        for [height, width] in [[4, 8], [7, 7], [5, 9], [2, 3], [1, 1]] {
+            check_gradients(WinogradConvolution, &[f32(&[2, 3, height, width]), f32(&[2, 3, 3, 3])], &[true, true]);
+        }
+    }
+
+    #[test]
     fn pooling() {
         check_gradients(MaxPool { window: Window { kernel: 3, stride: 2, padding: 1 } }, &[f32(&[2, 2, 6, 7])], &[true]);
         check_gradients(MaxPool { window: Window { kernel: 2, stride: 2, padding: 0 } }, &[f32(&[1, 2, 5, 4])], &[true]);

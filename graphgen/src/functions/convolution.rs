@@ -30,7 +30,7 @@ const GEMM_PIXELS: usize = 4;
 
 /// Whether a convolution with this output is written as a matrix product.
 pub(super) fn prefers_gemm(target: Target, window: Window, [height, width]: [usize; 2]) -> bool {
-    target.formulations().convolution == ConvolutionForm::Cpu && window.kernel > 1 && height * width <= GEMM_PIXELS
+    target.formulations().convolution.is_cpu() && window.kernel > 1 && height * width <= GEMM_PIXELS
 }
 
 /// A convolution as one matrix product: taps [N·P, k·k·C] · weights [k·k·C, O].

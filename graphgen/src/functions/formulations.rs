@@ -20,6 +20,8 @@ pub(crate) struct Formulations {
     pub(crate) relu_mask: ReluMask,
     /// Convolutions.
     pub(crate) convolution: ConvolutionForm,
+    /// Whether training graphs have [`winograd`](super::winograd)'s functions for the convolutions for which they pay.
+    pub(crate) winograd: bool,
     /// Weight gradients of convolutions.
     pub(crate) weight_gradient: WeightGradientForm,
     /// The gradient of max pooling.
@@ -67,6 +69,8 @@ pub(crate) enum ConvolutionForm {
     /// What the CPU provider runs fastest: matrix products for outputs of a handful of pixels, and gradients of stride 1
     /// as convolutions with the flipped weight.
     Cpu,
+    /// As `Cpu`, with input gradients of strided 1x1 convolutions multiplied at the size of the output and spread.
+    CpuStrided,
     /// 1x1 convolutions of stride 1 as products of the weight with every image's map; Conv and ConvTranspose otherwise.
     PointwiseProducts,
 }
@@ -78,10 +82,19 @@ pub(crate) enum WeightGradientForm {
     OneGemm,
     /// The fastest on the CPU provider, by shape.
     Cpu,
+    /// As `Cpu`, with the taps gathered by constant kernels.
+    CpuByKernels,
     /// One product over batch and pixels for each tap: no copy of the input for all taps at once.
     GemmPerTap,
     /// The training build's ConvGrad.
     Kernel,
+}
+
+impl ConvolutionForm {
+    /// Whether it is one of the CPU provider's.
+    pub(crate) fn is_cpu(self) -> bool {
+        matches!(self, ConvolutionForm::Cpu | ConvolutionForm::CpuStrided)
+    }
 }
 
 /// How the gradient of max pooling is written.
@@ -104,6 +117,7 @@ impl Target {
             batch_norm_grad: BatchNormGradForm::Reductions,
             relu_mask: ReluMask::Select,
             convolution: ConvolutionForm::Plain,
+            winograd: false,
             weight_gradient: WeightGradientForm::OneGemm,
             max_pool_grad: MaxPoolGradForm::Phases,
             sinkhorn: DType::F64,
@@ -115,6 +129,7 @@ impl Target {
             batch_norm_grad: BatchNormGradForm::AffineMaps,
             relu_mask: ReluMask::HardSigmoid,
             convolution: ConvolutionForm::Cpu,
+            winograd: false,
             weight_gradient: WeightGradientForm::Cpu,
             max_pool_grad: MaxPoolGradForm::ScatterAdd,
             sinkhorn: DType::F64,
@@ -122,7 +137,8 @@ impl Target {
         };
         match self {
             Target::Portable => portable,
-            Target::Cpu => cpu,
+            // Graphs for stock operators alone; those of the other two have kernels for what these forms replace.
+            Target::Cpu => Formulations { winograd: true, convolution: ConvolutionForm::CpuStrided, weight_gradient: WeightGradientForm::CpuByKernels, ..cpu },
             Target::Native => Formulations { layout: Layout::ChannelsLast, ..cpu },
             // Measured in 1.19.2 against the forms of `cpu`: ReluGrad and ConvGrad for input gradients are slower, and
             // BatchNormInternal is the kernel of the training mode.

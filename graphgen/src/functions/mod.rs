@@ -18,6 +18,7 @@ pub mod relu_grad;
 pub mod sinkhorn;
 mod taps;
 mod weight_gradient;
+pub mod winograd;
 
 use crate::ir::{Graph, TensorType, ValueId};
 

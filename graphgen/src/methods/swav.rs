@@ -341,6 +341,36 @@ pub(super) mod tests {
         Preset::from_toml("", &overrides).expect("a valid preset")
     }
 
+    /// Names and map heights of the layers that have a function.
+    fn layers_with(preset: &Preset, function: &str) -> Vec<(String, usize)> {
+        let graph = train_step(preset).expect("valid").graph;
+        let calls = graph.nodes().iter().filter(|node| node.op.name() == function);
+        calls.map(|node| (node.scope[node.scope.find("layer").expect("a residual block")..].to_owned(), graph.shape(node.outputs[0])[2])).collect()
+    }
+
+    #[test]
+    fn the_cpu_target_alone_has_winograds_functions_where_they_pay() {
+        let preset = |target: &str| tiny(&["model.width=64", "crops.size_crops=[32, 16]", &format!("train.target={target}")]);
+        let cpu = preset("cpu");
+        // Behind a stem of stride 2: 16, 8, 4 and 2 pixels a side, and half of that.
+        let expected = [("layer1.0.conv1", 16), ("layer1.0.conv2", 16), ("layer2.0.conv2", 8), ("layer3.0.conv2", 4)]
+            .into_iter()
+            .chain([("layer1.0.conv1", 8), ("layer1.0.conv2", 8), ("layer2.0.conv2", 4)])
+            .map(|(layer, height)| (layer.to_owned(), height))
+            .collect::<Vec<_>>();
+        assert_eq!(layers_with(&cpu, "WinogradConvolution"), expected);
+        let mut in_backward_order = expected.clone();
+        in_backward_order.reverse();
+        for gradient in ["WinogradInputGrad", "WinogradPoints", "WinogradWeightGrad"] {
+            assert_eq!(layers_with(&cpu, gradient).len(), expected.len(), "{gradient}");
+        }
+        assert_eq!(layers_with(&cpu, "WinogradInputGrad"), in_backward_order);
+        for target in ["portable", "native", "cuda", "directml", "ort-training"] {
+            assert_eq!(layers_with(&preset(target), "WinogradConvolution"), [], "{target}");
+        }
+        assert_eq!(layers_with(&tiny(&["model.width=32", "train.target=cpu"]), "WinogradConvolution"), [], "few channels");
+    }
+
     /// Largest error of the gradients of the loss with all parameters. The loss has codes in it, which are constants to the
     /// gradient: they are frozen at their values.
     fn gradient_error(preset: &Preset) -> f64 {

@@ -1,11 +1,13 @@
 //! Layers of a training graph: parameters are inputs, BatchNorm uses the batch's statistics.
 
 use super::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvSpec, Init, Layers, NORM_EPSILON, Then};
+use crate::functions::formulations::Formulations;
 use crate::functions::normalize_pixels::{normalize_crops, normalize_pixels};
+use crate::functions::winograd;
 use crate::ir::{DType, Graph, GraphError, TensorType, ValueId};
 use crate::ops::conv::Window;
 use crate::ops::layout::Layout;
-use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize, MaxPool, MaxPoolTrain};
+use crate::ops::{BatchNormTrain, Convolution, Gemm, L2Normalize, MaxPool, MaxPoolTrain, WinogradConvolution};
 use crate::preset::{Data, Precision, Target};
 
 /// A trainable parameter.
@@ -46,12 +48,15 @@ pub struct TrainLayers {
     untracked: bool,
     precision: Precision,
     layout: Layout,
+    /// Whether the target has Winograd's functions.
+    winograd: bool,
 }
 
 impl TrainLayers {
     /// Layers that compute in a precision, on maps of a target's layout.
     pub fn new(precision: Precision, target: Target) -> TrainLayers {
-        TrainLayers { precision, layout: target.formulations().layout, ..TrainLayers::default() }
+        let Formulations { layout, winograd, .. } = target.formulations();
+        TrainLayers { precision, layout, winograd, ..TrainLayers::default() }
     }
 
     /// Layers that normalise by the batch's statistics as ever, and have no running statistics.
@@ -144,9 +149,13 @@ impl Layers for TrainLayers {
         let name = path(g, conv);
         let w = self.parameter(g, &format!("{name}.weight"), &shape, Init::KaimingNormalFanOut);
         let (compute, layout) = (self.compute_type(), self.layout);
+        let winograd = self.winograd && winograd::pays(spec.window, g.shape(x), spec.out);
         let y = g.scoped(conv, |g| {
             // A copy for every use, so that gradients are summed in f32.
             let w = g.cast(w, compute)?;
+            if winograd {
+                return g.apply(WinogradConvolution, &[x, w]);
+            }
             g.apply(Convolution { window: spec.window, layout }, &[x, w])
         })?;
         self.batch_norm(g, norm, y, then)

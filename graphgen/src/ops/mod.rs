@@ -13,6 +13,7 @@ pub mod elementwise;
 pub mod layout;
 pub mod matmul;
 pub mod normalization;
+pub mod plane_conv;
 pub mod pool;
 pub mod reduce;
 pub mod shape;
@@ -219,6 +220,7 @@ operators! {
     elementwise => Add, Div, Exp, IntegerDiv, Log, Max, Mul, Neg, Reciprocal, Sqrt, Sub, Tanh;
     matmul => FusedMatMul, Gemm, MatMul;
     normalization => BatchNormalization, BatchNormalizationTraining;
+    plane_conv => PlaneConv;
     pool => GlobalAveragePool, MaxPool, ScatterElements;
     reduce => ReduceMax, ReduceMean, ReduceSum;
     shape => Concat, Flatten, Gather, Identity, Pad, Reshape, Slice, Transpose;
@@ -235,6 +237,7 @@ operators! {
     functions::optimizer => AdamStep, LarsStep, SgdStep;
     functions::relu_grad => ReluGrad;
     functions::sinkhorn => SinkhornKnopp;
+    functions::winograd => WinogradConvolution, WinogradInputGrad, WinogradPoints, WinogradWeightGrad;
 }
 
 /// The shape that `a` and `b` broadcast to.

@@ -11,6 +11,7 @@ use graphgen::functions::normalize_pixels::NormalizePixels;
 use graphgen::functions::optimizer::{AdamStep, LarsStep, SgdStep};
 use graphgen::functions::relu_grad::ReluGrad;
 use graphgen::functions::sinkhorn::SinkhornKnopp;
+use graphgen::functions::winograd::{WinogradConvolution, WinogradInputGrad, WinogradPoints, WinogradWeightGrad};
 use graphgen::ir::{DType, Graph};
 use graphgen::ops::conv::Window;
 use graphgen::ops::layout::Layout;
@@ -53,6 +54,25 @@ fn convolutions_and_gradients() -> Vec<Case> {
                 cases.push(case(ConvWeightGrad { window, layout }, [dy, x], sum_of(2 * out_h * out_w)));
             }
         }
+    }
+    cases
+}
+
+/// Rounding errors of Winograd's transforms, beside those of a sum of as many products.
+const TRANSFORMS: f64 = 8.0;
+
+/// Maps of whole tiles, with tiles cut off on either side, and smaller than a tile.
+fn convolutions_by_winograd() -> Vec<Case> {
+    let r = &mut Random::new(24);
+    let mut cases = Vec::new();
+    for [height, width] in [[4, 8], [7, 7], [5, 9], [12, 14], [2, 3], [1, 1]] {
+        let (x, w, dy) = (r.normal(&[2, 9, height, width]), r.normal(&[5, 9, 3, 3]), r.normal(&[2, 5, height, width]));
+        let points = eval(WinogradPoints, &[&dy]).remove(0);
+        let tolerance = |products| TRANSFORMS * sum_of(products);
+        cases.push(case(WinogradConvolution, [x.clone(), w.clone()], tolerance(9 * 9)));
+        cases.push(case(WinogradPoints, [dy], tolerance(36)));
+        cases.push(case(WinogradInputGrad { input_size: [height, width] }, [points.clone(), w], tolerance(5 * 9)));
+        cases.push(case(WinogradWeightGrad, [points, x], tolerance(2 * height * width)));
     }
     cases
 }
@@ -217,6 +237,11 @@ fn convolutions_and_gradients_agree() {
 }
 
 #[test]
+fn convolutions_by_winograd_agree() {
+    check_on_onnx_runtime(&convolutions_by_winograd(), &TARGETS);
+}
+
+#[test]
 fn batch_norms_agree() {
     for mean in [0.0, 10.0] {
         let cases = batch_norms(1e-5, mean);
@@ -302,6 +327,7 @@ fn bodies_equal_the_evaluation() {
         check_bodies(&cases, &TARGETS, SAME_FORMULA);
         check_bodies(&channels_last(&cases), &CHANNELS_LAST_TARGETS, SAME_FORMULA);
     }
+    check_bodies(&convolutions_by_winograd(), &TARGETS, SAME_FORMULA);
     check_bodies(&sinkhorns(0.05), &TARGETS, SAME_FORMULA);
     check_bodies(&sinkhorns(0.005), &TARGETS, SAME_FORMULA);
     check_bodies(&max_pool_gradients(), &TARGETS, SAME_FORMULA);

@@ -4,8 +4,8 @@ use graphgen::ir::DType;
 use graphgen::ops::conv::Window;
 use graphgen::ops::{
     Add, BatchNormalization, BatchNormalizationTraining, Cast, Concat, Conv, ConvTranspose, Div, Equal, Exp, Flatten, FusedMatMul, Gather, Gemm,
-    GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, Reciprocal, ReduceMax, ReduceMean,
-    ReduceSum, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
+    GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, PlaneConv, Reciprocal, ReduceMax,
+    ReduceMean, ReduceSum, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
 };
 use graphgen::preset::Target;
 
@@ -74,6 +74,10 @@ fn convolutions_agree() {
                 cases.push(case(ConvTranspose { window, input_size: [height, width] }, [dy, w], sum_of(5 * kernel * kernel)));
             }
         }
+    }
+    for (kernel, stride, before, after) in [(6, 4, 1, [1, 3]), (4, 4, 0, [0, 2]), (3, 1, 1, [1, 1])] {
+        let (x, w) = (r.normal(&[1, 1, 6, 8, 6]), r.normal(&[5, 1, 1, kernel, kernel]));
+        cases.push(case(PlaneConv { kernel, stride, before, after }, [x, w], sum_of(kernel * kernel)));
     }
     check(cases);
 }

@@ -30,7 +30,7 @@ const BOTTLENECK: [f64; 2] = [1e-4, 5e-2];
 const DEEP: [f64; 2] = [6e-2, 1.2e-1];
 
 /// Small networks that have every kind of layer between them.
-pub const NETWORKS: [Network; 5] = [
+pub const NETWORKS: [Network; 6] = [
     Network { name: "small stem, several crops, queue", changes: &["model.stem=small", "crops.size_crops=[32, 16]", "loss.queue_length=16"], limits: SHALLOW },
     Network {
         name: "one statistic per crop, two heads",
@@ -38,6 +38,13 @@ pub const NETWORKS: [Network; 5] = [
         limits: SHALLOW,
     },
     Network { name: "max pooling", changes: &["crops.size_crops=[64, 48]", "train.batch_size=16"], limits: SHALLOW },
+    // As many channels as Winograd's functions take, on maps of 12 to 3 pixels a side. Few images, so that hardly any of so many
+    // pre-activations is near enough to 0 to flip.
+    Network {
+        name: "width",
+        changes: &["model.stem=small", "model.width=64", "crops.size_crops=[12, 8]", "crops.nmb_crops=[2, 1]", "train.batch_size=4"],
+        limits: BOTTLENECK,
+    },
     Network { name: "bottlenecks", changes: &["model.arch=resnet14", "crops.size_crops=[64, 48]", "train.batch_size=16"], limits: BOTTLENECK },
     Network { name: "depth", changes: &["model.arch=resnet50", "model.width=32", "crops.size_crops=[64, 48]", "train.batch_size=16"], limits: DEEP },
 ];
