@@ -16,8 +16,7 @@ use super::UsageError;
 use super::options::with_provider;
 use super::output::Output;
 use crate::kernels::{KernelSet, measured_peak};
-use crate::machine::peak_memory_bytes;
-use crate::machine::thread_count;
+use crate::machine::{peak_memory_bytes, thread_count};
 use crate::session::{Engine, EngineKind, FunctionTime, read_profiles};
 use crate::train::{engines, open_profiled_engine};
 

@@ -333,16 +333,14 @@ pub(super) type Table<const SIDE: usize> = Vec<[[usize; SIDE]; SIDE]>;
 
 /// Transforms a strip's tiles of a map; the first tile is written as number `first_tile`.
 #[inline(always)]
-pub(super) fn input_points<S: Simd>(simd: S, strip: &Strip, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
-    let table = strip.input_table(layout.channels / S::F32_LANES);
-    transform_tiles::<Input, S, _>(simd, &table, map, layout, first_tile, points);
+pub(super) fn input_points<S: Simd>(simd: S, table: &Table<INPUT>, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
+    transform_tiles::<Input, S, _>(simd, table, map, layout, first_tile, points);
 }
 
 /// Transforms a strip's tiles of the output's gradient, `map` being the strip's pixels.
 #[inline(always)]
-pub(super) fn gradient_points<S: Simd>(simd: S, strip: &Strip, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
-    let table = strip.output_table(layout.channels / S::F32_LANES);
-    transform_tiles::<OutputGradient, S, _>(simd, &table, map, layout, first_tile, points);
+pub(super) fn gradient_points<S: Simd>(simd: S, table: &Table<OUTPUT>, map: &[f32], layout: Points, first_tile: usize, points: &mut [f32]) {
+    transform_tiles::<OutputGradient, S, _>(simd, table, map, layout, first_tile, points);
 }
 
 #[inline(always)]
@@ -365,8 +363,15 @@ fn transform_tiles<T: Transform<SIDE, INPUT>, S: Simd, const SIDE: usize>(
 
 /// Transforms products back to the strip's pixels of the output, and adds what is to be added.
 #[inline(always)]
-pub(super) fn output_rows<S: Simd>(simd: S, strip: &Strip, layout: Points, first_tile: usize, points: &[f32], outputs: &mut [f32], addend: Option<&[f32]>) {
-    let table = strip.output_table(layout.channels / S::F32_LANES);
+pub(super) fn output_rows<S: Simd>(
+    simd: S,
+    table: &Table<OUTPUT>,
+    layout: Points,
+    first_tile: usize,
+    points: &[f32],
+    outputs: &mut [f32],
+    addend: Option<&[f32]>,
+) {
     let ((points, _), stride) = (S::as_simd_f32s(points), layout.stride / S::F32_LANES);
     let ((outputs, _), addend) = (S::as_mut_simd_f32s(outputs), addend.map(|addend| S::as_simd_f32s(addend).0));
     for (tile, pixels) in table.iter().enumerate() {
