@@ -55,6 +55,11 @@ impl Geometry {
         (self.kernel, self.stride, self.padding) == (1, 1, 0)
     }
 
+    /// Whether every output sees one pixel, and not all pixels are seen.
+    fn is_spaced(&self) -> bool {
+        (self.kernel, self.padding) == (1, 0) && self.stride > 1
+    }
+
     fn taps(&self) -> usize {
         self.kernel * self.kernel
     }

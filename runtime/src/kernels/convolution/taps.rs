@@ -10,7 +10,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::{FEW_CHANNELS, Geometry, Resources};
-use crate::kernels::channel_last::{interleave_panels, padded, transpose};
+use crate::kernels::channel_last::{PanelRows, interleave_panels, padded, transpose};
 use crate::kernels::gemm::{Gathered, OUTSIDE, PANEL, Shape, gathered_times_panels, rows_times_panels};
 use crate::kernels::parallel::{KernelError, for_each};
 use crate::kernels::scratch::ScratchPool;
@@ -158,8 +158,12 @@ impl Plan {
     /// That of y from x.
     fn forward(geometry: Geometry) -> Plan {
         let Geometry { batch, channels, out, .. } = geometry;
+        let identity = || Taps::identity(geometry.out_pixels(), geometry.out_width);
         if channels <= FEW_CHANNELS {
-            return Plan::new(batch, Taps::identity(geometry.out_pixels(), geometry.out_width), Sources::columns(geometry), out);
+            return Plan::new(batch, identity(), Sources::columns(geometry), out);
+        }
+        if geometry.is_spaced() {
+            return Plan::new(batch, identity(), Sources::spaced(geometry), out);
         }
         Plan::new(batch, Taps::forward(geometry), Sources::pixels(geometry.pixels(), channels), out)
     }
@@ -200,7 +204,8 @@ impl Plan {
             }
             pack(panel * PANEL, packed);
         };
-        if pieces.len() < MANY_PIECES {
+        let weights_outnumber_maps = self.to * self.taps.taps >= self.batch * self.sources.rows_of_image();
+        if pieces.len() < MANY_PIECES || weights_outnumber_maps {
             self.run_by_panels(with, maps, &pieces, pack, addend, outputs)
         } else {
             self.run_by_pieces(with, maps, &pieces, pack, addend, outputs)
@@ -219,14 +224,17 @@ impl Plan {
     ) -> Result<(), KernelError> {
         let &Resources { parallel, pool, arch, .. } = with;
         let panel_len = self.panel_len();
+        let mut rows: Vec<Option<PieceRows>> = pieces.iter().map(|_| None).collect();
+        for_each(parallel, rows.iter_mut().zip(pieces), |_, (rows, &piece)| *rows = Some(PieceRows::new(self, piece, maps, pool)))?;
+        let pieces: Vec<(Piece, PieceRows)> = pieces.iter().copied().zip(rows.into_iter().flatten()).collect();
         let mut panels = pool.take(outputs.len());
         for_each(parallel, panels.chunks_exact_mut(outputs.len() / self.to * PANEL), |panel, products| {
             let mut packed = pool.take(panel_len);
             pack(panel, &mut packed);
             let mut rest = products;
-            for &piece in pieces {
+            for (piece, rows) in &pieces {
                 let (products, behind) = rest.split_at_mut(piece.rows() * PANEL);
-                arch.dispatch(Multiply { plan: self, piece, maps, packed: &packed, products, pool });
+                arch.dispatch(Multiply { plan: self, piece: *piece, rows, packed: &packed, products, pool });
                 rest = behind;
             }
         })?;
@@ -257,7 +265,8 @@ impl Plan {
         });
         for_each(parallel, parts, |_, (piece, outputs)| {
             let mut products = pool.take(outputs.len());
-            arch.dispatch(Multiply { plan: self, piece, maps, packed, products: &mut products, pool });
+            let rows = PieceRows::new(self, piece, maps, pool);
+            arch.dispatch(Multiply { plan: self, piece, rows: &rows, packed, products: &mut products, pool });
             let addend = addend.map(|addend| &addend[self.first_output(piece)..][..outputs.len()]);
             arch.dispatch(Deliver { products: &products, addend, outputs });
         })
@@ -284,6 +293,13 @@ pub(super) fn forward(with: &Resources, geometry: Geometry, x: &[f32], w: &[f32]
 
 /// dx: the sum of y's gradients over the taps that saw the pixel, plus the addend.
 pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w: &[f32], addend: Option<&[f32]>, dx: &mut [f32]) -> Result<(), KernelError> {
+    if geometry.is_spaced() {
+        let Geometry { batch, out_height: height, out_width: width, channels, .. } = geometry;
+        let mut seen = with.pool.take(batch * geometry.out_pixels() * padded(channels));
+        let pointwise = Geometry { height, width, stride: 1, ..geometry };
+        input_gradient(with, pointwise, dy, w, None, &mut seen)?;
+        return spread(with, geometry, &seen, addend, dx);
+    }
     let (plan, channels, taps) = (Plan::backward(geometry), geometry.channels, geometry.taps());
     let depth = plan.sources.depth();
     let pack = |first: usize, packed: &mut [f32]| {
@@ -302,6 +318,28 @@ pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w
         }
     };
     plan.run(with, dy, pack, addend, dx)
+}
+
+/// The gradients of the pixels that a 1x1 convolution sees to their places, zeros elsewhere; plus the addend.
+fn spread(with: &Resources, geometry: Geometry, seen: &[f32], addend: Option<&[f32]>, dx: &mut [f32]) -> Result<(), KernelError> {
+    let Geometry { height, width, stride, out_height, out_width, .. } = geometry;
+    let row_len = padded(geometry.channels);
+    for_each(with.parallel, dx.chunks_exact_mut(width * row_len), |line, dx| {
+        match addend {
+            Some(addend) => dx.copy_from_slice(&addend[line * width * row_len..][..width * row_len]),
+            None => dx.fill(0.0),
+        }
+        let (image, y) = (line / height, line % height);
+        if !y.is_multiple_of(stride) {
+            return;
+        }
+        let seen = &seen[(image * out_height + y / stride) * out_width * row_len..];
+        for (dx, seen) in dx.chunks_exact_mut(row_len).step_by(stride).zip(seen.chunks_exact(row_len)) {
+            for (dx, seen) in dx.iter_mut().zip(seen) {
+                *dx += seen;
+            }
+        }
+    })
 }
 
 /// Where the weights w [outputs][channel][tap] meet the elements of a row: those of a tap and a channel are number
@@ -348,11 +386,33 @@ impl WithSimd for PackForward<'_> {
     }
 }
 
+/// The rows that the products of a piece read: those of the maps, or copies.
+struct PieceRows<'a> {
+    rows: PanelRows<'a>,
+    stride: usize,
+    /// The source that is the first row.
+    first: usize,
+    between_images: usize,
+}
+
+impl<'a> PieceRows<'a> {
+    fn new(plan: &Plan, piece: Piece, maps: &'a [f32], pool: &'a ScratchPool) -> PieceRows<'a> {
+        let (sources, seen) = (&plan.sources, &piece.strip.sources);
+        let Some(stride) = sources.copied_stride() else {
+            let rows = PanelRows::Given(sources.of_images(maps, piece));
+            return PieceRows { rows, stride: sources.depth(), first: 0, between_images: sources.rows_of_image() };
+        };
+        let mut rows = pool.take(piece.images * seen.len() * stride);
+        sources.copy(maps, piece, stride, &mut rows);
+        PieceRows { rows: PanelRows::Copied(rows), stride, first: seen.start, between_images: seen.len() }
+    }
+}
+
 /// The products of a piece with some panels of weights.
 struct Multiply<'a> {
     plan: &'a Plan,
     piece: Piece<'a>,
-    maps: &'a [f32],
+    rows: &'a PieceRows<'a>,
     packed: &'a [f32],
     /// [outputs][panels · [`PANEL`]]
     products: &'a mut [f32],
@@ -364,19 +424,11 @@ impl WithSimd for Multiply<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Multiply { plan, piece, maps, packed, products, pool } = self;
+        let Multiply { plan, piece, rows: PieceRows { rows, stride, first, between_images }, packed, products, pool } = self;
+        let (stride, first, between_images) = (*stride, *first, *between_images);
         let Plan { taps, sources, .. } = plan;
         let Piece { images, strip, .. } = piece;
         let depth = sources.depth();
-        let copied = sources.copied_stride().map(|stride| {
-            let mut rows = pool.take(images * strip.sources.len() * stride);
-            sources.copy(maps, piece, stride, &mut rows);
-            (rows, stride)
-        });
-        let (rows, stride, first, between_images) = match &copied {
-            Some((rows, stride)) => (&rows[..], *stride, strip.sources.start, strip.sources.len()),
-            None => (sources.of_images(maps, piece), depth, 0, sources.rows_of_image()),
-        };
         let c_stride = products.len() / piece.rows();
         if taps.identity {
             let shape = Shape { m: piece.rows(), n: c_stride, k: depth, a_stride: stride, c_stride };

@@ -10,10 +10,26 @@ const LINE_ELEMENTS: usize = 16;
 
 /// What the rows are.
 enum Kind {
-    /// The pixels of the map.
-    Pixels,
+    /// Pixels of the map.
+    Pixels(Spacing),
     /// With few channels: the taps of an output side by side, one row for every output.
     Columns(Geometry),
+}
+
+/// Which pixel a row is: every `stride`th of every `stride`th line.
+#[derive(Clone, Copy)]
+struct Spacing {
+    stride: usize,
+    /// Pixels of a line of the map.
+    width: usize,
+    /// Rows of a line.
+    rows: usize,
+}
+
+impl Spacing {
+    fn pixel(&self, row: usize) -> usize {
+        (row / self.rows * self.width + row % self.rows) * self.stride
+    }
 }
 
 /// The rows of every image.
@@ -28,10 +44,16 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// The pixels of maps in rows of whole panels.
+    /// All pixels of maps in rows of whole panels.
     pub fn pixels(pixels: usize, channels: usize) -> Sources {
-        let depth = padded(channels);
-        Sources { kind: Kind::Pixels, image_len: pixels * depth, rows_of_image: pixels, depth, filled: channels }
+        let (depth, spacing) = (padded(channels), Spacing { stride: 1, width: pixels, rows: pixels });
+        Sources { kind: Kind::Pixels(spacing), image_len: pixels * depth, rows_of_image: pixels, depth, filled: channels }
+    }
+
+    /// The pixels, in rows of whole panels, that the outputs of a 1x1 convolution without padding see.
+    pub fn spaced(geometry: Geometry) -> Sources {
+        let spacing = Spacing { stride: geometry.stride, width: geometry.width, rows: geometry.out_width };
+        Sources { kind: Kind::Pixels(spacing), rows_of_image: geometry.out_pixels(), ..Sources::pixels(geometry.pixels(), geometry.channels) }
     }
 
     /// A row of all taps, channels innermost, for every output of a convolution of few channels.
@@ -58,14 +80,22 @@ impl Sources {
         self.depth
     }
 
-    /// Distance between rows if a product must not read them where they lie: rows that are not there, and rows a multiple of
-    /// a page long. A register tile reads many rows at once, and those would push each other out of the first cache.
+    /// Distance between rows if a product must not read them where they lie: rows that are not there one after the other, and
+    /// rows a multiple of a page long. A register tile reads many rows at once, and those would push each other out of the
+    /// first cache.
     pub fn copied_stride(&self) -> Option<usize> {
         match self.kind {
-            Kind::Pixels if self.depth.is_multiple_of(PAGE_ELEMENTS) => Some(self.depth + LINE_ELEMENTS),
-            Kind::Pixels => None,
-            Kind::Columns(_) => Some(self.depth),
+            Kind::Pixels(_) if self.depth.is_multiple_of(PAGE_ELEMENTS) => Some(self.depth + LINE_ELEMENTS),
+            Kind::Pixels(Spacing { stride: 1, .. }) => None,
+            Kind::Pixels(_) | Kind::Columns(_) => Some(self.depth),
         }
+    }
+
+    /// A row that lies in an image's map; `None` for columns.
+    #[inline(always)]
+    pub fn row<'a>(&self, map: &'a [f32], number: usize) -> Option<&'a [f32]> {
+        let Kind::Pixels(spacing) = &self.kind else { return None };
+        Some(&map[spacing.pixel(number) * self.depth..][..self.depth])
     }
 
     /// The maps of a piece's images.
@@ -73,14 +103,20 @@ impl Sources {
         &maps[piece.image * self.image_len..][..piece.images * self.image_len]
     }
 
+    /// As [`of_images`](Self::of_images), image by image.
+    #[inline(always)]
+    pub fn images<'a>(&self, maps: &'a [f32], piece: Piece) -> std::slice::ChunksExact<'a, f32> {
+        self.of_images(maps, piece).chunks_exact(self.image_len)
+    }
+
     /// The rows of a piece's sources, image by image, `stride` elements apart.
     #[inline(always)]
     pub fn copy(&self, maps: &[f32], piece: Piece, stride: usize, rows: &mut [f32]) {
         let range = &piece.strip.sources;
-        for (map, rows) in self.of_images(maps, piece).chunks_exact(self.image_len).zip(rows.chunks_exact_mut(range.len() * stride)) {
+        for (map, rows) in self.images(maps, piece).zip(rows.chunks_exact_mut(range.len() * stride)) {
             for (source, row) in range.clone().zip(rows.chunks_exact_mut(stride)) {
                 match &self.kind {
-                    Kind::Pixels => row[..self.depth].copy_from_slice(&map[source * self.depth..][..self.depth]),
+                    Kind::Pixels(spacing) => row[..self.depth].copy_from_slice(&map[spacing.pixel(source) * self.depth..][..self.depth]),
                     Kind::Columns(geometry) => fill_column(geometry, map, source, row),
                 }
             }

@@ -164,10 +164,10 @@ fn fill_sources(plan: &Plan, piece: Piece, first: usize, x: &[f32], panels: &mut
     if sources.is_columns() {
         let mut rows = pool.take(piece.images * seen.len() * depth);
         sources.copy(x, piece, depth, &mut rows);
-        return to_panels(&rows, depth, first, panels, panel_rows, 0);
+        return to_panels(rows.chunks_exact(depth), first, panels, panel_rows, 0);
     }
-    for (image, map) in sources.of_images(x, piece).chunks_exact(sources.rows_of_image() * depth).enumerate() {
-        to_panels(&map[seen.start * depth..seen.end * depth], depth, first, panels, panel_rows, image * seen.len());
+    for (image, map) in sources.images(x, piece).enumerate() {
+        to_panels(seen.clone().filter_map(|row| sources.row(map, row)), first, panels, panel_rows, image * seen.len());
     }
 }
 
@@ -177,14 +177,14 @@ fn fill_gradients(plan: &Plan, piece: Piece, first: usize, dy: &[f32], panels: &
     let (outputs, count, panel_rows) = (plan.taps.outputs(), piece.strip.outputs.len(), plan.rows().1);
     for image in 0..piece.images {
         let start = (piece.image + image) * outputs + piece.strip.outputs.start;
-        to_panels(&dy[start * plan.to..][..count * plan.to], plan.to, first, panels, panel_rows, image * count);
+        to_panels(dy[start * plan.to..][..count * plan.to].chunks_exact(plan.to), first, panels, panel_rows, image * count);
     }
 }
 
-/// Copies panels of rows of a length, from the rows' panel `first` on, to `panels` from their row `place` on.
+/// Copies panels of rows, from the rows' panel `first` on, to `panels` from their row `place` on.
 #[inline(always)]
-fn to_panels(rows: &[f32], len: usize, first: usize, panels: &mut [f32], panel_rows: usize, place: usize) {
-    for (number, row) in rows.chunks_exact(len).enumerate() {
+fn to_panels<'a>(rows: impl Iterator<Item = &'a [f32]>, first: usize, panels: &mut [f32], panel_rows: usize, place: usize) {
+    for (number, row) in rows.enumerate() {
         let to = panels.chunks_exact_mut(panel_rows * PANEL);
         for (values, to) in row[first * PANEL..].chunks_exact(PANEL).zip(to) {
             to[(place + number) * PANEL..][..PANEL].copy_from_slice(values);
