@@ -186,6 +186,7 @@ mod tests {
         for axes in [vec![0], vec![1, 2], vec![0, 2]] {
             for keepdims in [true, false] {
                 check_gradients(ReduceSum { axes: axes.clone(), keepdims }, &[f32(&[2, 3, 4])], &[true]);
+                check_gradients(ReduceSumSquare { axes: axes.clone(), keepdims }, &[f32(&[2, 3, 4])], &[true]);
                 check_gradients(ReduceMean { axes: axes.clone(), keepdims }, &[f32(&[2, 3, 4])], &[true]);
             }
         }

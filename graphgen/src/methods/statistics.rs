@@ -2,7 +2,7 @@
 
 use super::swav::Head;
 use crate::ir::{DType, Graph, GraphError, ValueId};
-use crate::ops::Equal;
+use crate::ops::{Equal, ReduceSumSquare};
 
 /// Adds outputs about a batch's embeddings and codes, f32 [1] each:
 /// - `stats/code_entropy`: mean entropy of a sample's codes in nats, averaged over heads; ln K when they are uniform,
@@ -72,6 +72,5 @@ fn feature_std(g: &mut Graph, embeddings: ValueId) -> Result<ValueId, GraphError
 
 fn squared_norm(g: &mut Graph, gradient: ValueId) -> Result<ValueId, GraphError> {
     let flat = g.reshape(gradient, &[g.ty(gradient).elements()])?;
-    let square = g.mul(flat, flat)?;
-    g.reduce_sum(square, &[0], true)
+    g.apply(ReduceSumSquare { axes: vec![0], keepdims: true }, &[flat])
 }

@@ -222,7 +222,7 @@ operators! {
     normalization => BatchNormalization, BatchNormalizationTraining;
     plane_conv => PlaneConv;
     pool => GlobalAveragePool, MaxPool, ScatterElements;
-    reduce => ReduceMax, ReduceMean, ReduceSum;
+    reduce => ReduceMax, ReduceMean, ReduceSum, ReduceSumSquare;
     shape => Concat, Flatten, Gather, Identity, Pad, Reshape, Slice, Transpose;
     softmax => LogSoftmax, Softmax;
     training => BatchNormalizationGrad, ConvGrad, MaxPoolGradKernel;

@@ -14,6 +14,15 @@ pub struct ReduceSum {
     pub keepdims: bool,
 }
 
+/// Sum of squares over axes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReduceSumSquare {
+    /// Axes, ascending.
+    pub axes: Vec<usize>,
+    /// Keep the reduced axes with length 1.
+    pub keepdims: bool,
+}
+
 /// Mean over axes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReduceMean {
@@ -92,6 +101,28 @@ impl Operator for ReduceSum {
 
     fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
         vec![fold(inputs[0], &self.axes, self.keepdims, |x, axis| x.sum_axis(axis))]
+    }
+}
+
+impl Operator for ReduceSumSquare {
+    const NAME: &'static str = "ReduceSumSquare";
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        infer_reduction(inputs, &self.axes, self.keepdims)
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        axes_attribute(&self.axes, self.keepdims)
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        let (x, sum) = (cx.input(0), spread(cx, &self.axes)?);
+        let product = cx.graph.mul(x, sum)?;
+        Ok(vec![Some(cx.graph.scale(product, 2.0)?)])
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        vec![fold(&inputs[0].mapv(|x| x * x), &self.axes, self.keepdims, |x, axis| x.sum_axis(axis))]
     }
 }
 

@@ -1,13 +1,14 @@
 //! Dense kernels as ONNX Runtime operators of the domain `swav`.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext};
-use ort::value::{Shape, TensorElementType, ValueRef, ValueType};
+use ort::value::{DynValue, Shape, TensorElementType, ValueRef, ValueType};
 
 use super::Resources;
-use super::parallel::{KernelError, OrtPool, for_each};
+use super::parallel::{KernelError, OrtPool};
 use super::scratch::ScratchPool;
 use super::sinkhorn_operator::{SINKHORN, SinkhornOperator};
 
@@ -82,8 +83,10 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
     const OUTPUTS: (usize, usize);
     /// Which inputs and which outputs are u8; all others are f32.
     const BYTES: (&'static [usize], &'static [usize]) = (&[], &[]);
-    /// Whether outputs may lie in the memory of inputs, as a caller binds them that updates tensors in place.
-    const OVERWRITES_INPUTS: bool = false;
+    /// Pairs of an input and an output that may lie in the same memory: a caller updates a tensor in place, or ONNX Runtime
+    /// gives the output the memory of a value that nobody reads any more. The kernel then finds the input's elements in the
+    /// output ([`Input::apart`]). Both have one shape.
+    const IN_PLACE: &'static [(u32, u32)] = &[];
 
     /// Reads the attributes of a call.
     fn read(attributes: &Attributes) -> Result<Self, String>;
@@ -91,7 +94,7 @@ pub(super) trait Dense: Sized + Send + Sync + 'static {
     /// Shapes of the outputs.
     fn infer(&self, inputs: &[Vec<usize>]) -> Result<Vec<Vec<usize>>, String>;
 
-    /// Fills the outputs, whose content is undefined.
+    /// Fills the outputs, whose content is undefined but for those of [`IN_PLACE`](Self::IN_PLACE).
     fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError>;
 }
 
@@ -107,6 +110,8 @@ pub(super) struct Input<'a> {
 pub(super) enum Elements<'a> {
     F32(&'a [f32]),
     U8(&'a [u8]),
+    /// Those of the output that [`Dense::IN_PLACE`] names.
+    InOutput,
 }
 
 impl<'a> Input<'a> {
@@ -115,7 +120,13 @@ impl<'a> Input<'a> {
         match self.elements {
             Elements::F32(elements) => Ok(elements),
             Elements::U8(_) => Err(unexpected("f32", "u8", self.shape)),
+            Elements::InOutput => Err(unexpected("f32", "one in an output's memory", self.shape)),
         }
+    }
+
+    /// The elements of a tensor of f32; `None` if they are those of the output that [`Dense::IN_PLACE`] names.
+    pub fn apart(&self) -> Result<Option<&'a [f32]>, KernelError> {
+        if matches!(self.elements, Elements::InOutput) { Ok(None) } else { self.f32().map(Some) }
     }
 
     /// The elements of a tensor of u8.
@@ -123,6 +134,7 @@ impl<'a> Input<'a> {
         match self.elements {
             Elements::U8(elements) => Ok(elements),
             Elements::F32(_) => Err(unexpected("u8", "f32", self.shape)),
+            Elements::InOutput => Err(unexpected("u8", "one in an output's memory", self.shape)),
         }
     }
 }
@@ -227,6 +239,8 @@ fn named<K: Dense>(problem: impl std::fmt::Display) -> ort::Error {
 impl<K: Dense> Operator for Native<K> {
     type Kernel<'a> = BoxedKernel<'a>;
 
+    const INPLACES: &'static [(u32, u32)] = K::IN_PLACE;
+
     fn name(&self) -> &str {
         K::NAME
     }
@@ -275,19 +289,23 @@ impl<K: Dense> Operator for Native<K> {
 
 fn compute<K: Dense>(kernel: &K, context: &ComputeContext, shared: &Shared, arch: pulp::Arch) -> ort::Result<()> {
     let with = Resources { parallel: &OrtPool(context), threads: shared.threads, pool: &shared.pool, arch };
-    if K::OVERWRITES_INPUTS {
-        return compute_apart(kernel, context, &with);
-    }
-    let values = input_values::<K>(context)?;
-    let tensors = Tensors::of::<K>(&values)?;
-    let inputs = tensors.inputs();
-    let sizes = kernel.infer(&tensors.shapes).map_err(named::<K>)?;
+    let inputs = input_values::<K>(context)?;
+    let tensors = inputs.iter().enumerate().map(|(index, value)| extract(value, K::BYTES.0.contains(&index))).collect::<ort::Result<Vec<_>>>()?;
+    let (shapes, places): (Vec<Vec<usize>>, Vec<Range<usize>>) = tensors.into_iter().map(|(shape, elements)| (shape, place(elements))).unzip();
+    let sizes = kernel.infer(&shapes).map_err(named::<K>)?;
     let mut values = sizes.iter().enumerate().map(|(index, shape)| context.output(index, shape.clone())).collect::<ort::Result<Vec<_>>>()?;
     // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
     let mut unread: Vec<(Vec<f32>, Vec<u8>)> = sizes.iter().map(|_| Default::default()).collect();
     let mut outputs = Vec::with_capacity(sizes.len());
+    let mut in_output = vec![false; inputs.len()];
     for (index, ((value, (floats, bytes)), shape)) in values.iter_mut().zip(&mut unread).zip(&sizes).enumerate() {
         let len = shape.iter().product();
+        if let Some(value) = value.as_ref() {
+            let own = place(extract(value, K::BYTES.1.contains(&index))?.1);
+            for input in overlapped(&places, &own, index, K::IN_PLACE).map_err(named::<K>)? {
+                in_output[input] = true;
+            }
+        }
         let elements = match (value, K::BYTES.1.contains(&index)) {
             (Some(value), true) => ElementsMut::U8(value.try_extract_tensor_mut()?.1),
             (Some(value), false) => ElementsMut::F32(value.try_extract_tensor_mut()?.1),
@@ -302,31 +320,46 @@ fn compute<K: Dense>(kernel: &K, context: &ComputeContext, shared: &Shared, arch
         };
         outputs.push(Output { shape, elements });
     }
-    kernel.compute(&with, &inputs, outputs).map_err(named::<K>)
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for (index, (value, shape)) in inputs.iter().zip(&shapes).enumerate() {
+        // What an output overwrites is not borrowed as an input.
+        let elements = if in_output[index] { Elements::InOutput } else { extract(value, K::BYTES.0.contains(&index))?.1 };
+        tensors.push(Input { shape, elements });
+    }
+    kernel.compute(&with, &tensors, outputs).map_err(named::<K>)
 }
 
-/// Elements that a task copies.
-const COPIED_ELEMENTS: usize = 64 * 1024;
-
-/// Computes f32 outputs that may lie in the memory of inputs: apart, and copied there when no input is borrowed any more.
-fn compute_apart<K: Dense>(kernel: &K, context: &ComputeContext, with: &Resources) -> ort::Result<()> {
-    let (sizes, results) = {
-        let values = input_values::<K>(context)?;
-        let tensors = Tensors::of::<K>(&values)?;
-        let sizes = kernel.infer(&tensors.shapes).map_err(named::<K>)?;
-        let mut results: Vec<_> = sizes.iter().map(|shape| with.pool.take(shape.iter().product())).collect();
-        let outputs = sizes.iter().zip(&mut results).map(|(shape, result)| Output { shape, elements: ElementsMut::F32(result) });
-        kernel.compute(with, &tensors.inputs(), outputs.collect()).map_err(named::<K>)?;
-        (sizes, results)
+/// A tensor's shape and elements.
+fn extract<'a>(value: &'a DynValue, bytes: bool) -> ort::Result<(Vec<usize>, Elements<'a>)> {
+    let (shape, elements) = if bytes {
+        value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::U8(elements)))?
+    } else {
+        value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::F32(elements)))?
     };
-    for (index, (shape, result)) in sizes.into_iter().zip(&results).enumerate() {
-        if let Some(mut value) = context.output(index, shape)? {
-            let (_, output) = value.try_extract_tensor_mut::<f32>()?;
-            let parts = output.chunks_mut(COPIED_ELEMENTS).zip(result.chunks(COPIED_ELEMENTS));
-            for_each(with.parallel, parts, |_, (output, result)| output.copy_from_slice(result)).map_err(named::<K>)?;
-        }
-    }
-    Ok(())
+    Ok((shape.iter().map(|&size| size as usize).collect(), elements))
+}
+
+/// The addresses of elements.
+fn place(elements: Elements) -> Range<usize> {
+    let (start, len) = match elements {
+        Elements::F32(elements) => (elements.as_ptr().addr(), size_of_val(elements)),
+        Elements::U8(elements) => (elements.as_ptr().addr(), elements.len()),
+        Elements::InOutput => (0, 0),
+    };
+    start..start + len
+}
+
+/// The inputs in whose memory output number `index` lies: those at `places`, and the output at `own`.
+///
+/// # Errors
+/// One that the kernel needs when it fills the output.
+fn overlapped(places: &[Range<usize>], own: &Range<usize>, index: usize, in_place: &[(u32, u32)]) -> Result<Vec<usize>, String> {
+    let overlapping = places.iter().enumerate().filter(|(_, place)| place.start < own.end && own.start < place.end);
+    let inputs = overlapping.map(|(input, place)| match in_place.contains(&(input as u32, index as u32)) && place == own {
+        true => Ok(input),
+        false => Err(format!("output {index} lies in the memory of input {input}; expected memory of its own, or exactly that of an input of {in_place:?}")),
+    });
+    inputs.collect()
 }
 
 /// The inputs of a call. An optional one that is left out comes last.
@@ -339,28 +372,6 @@ fn input_values<'a, K: Dense>(context: &'a ComputeContext) -> ort::Result<Vec<Va
     Ok(values)
 }
 
-/// The inputs of a call with their shapes.
-struct Tensors<'a> {
-    shapes: Vec<Vec<usize>>,
-    elements: Vec<Elements<'a>>,
-}
-
-impl<'a> Tensors<'a> {
-    fn of<K: Dense>(values: &'a [ValueRef<'_>]) -> ort::Result<Tensors<'a>> {
-        let mut tensors = Tensors { shapes: Vec::with_capacity(values.len()), elements: Vec::with_capacity(values.len()) };
-        for (index, value) in values.iter().enumerate() {
-            let (shape, elements) = if K::BYTES.0.contains(&index) {
-                value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::U8(elements)))?
-            } else {
-                value.try_extract_tensor().map(|(shape, elements)| (shape, Elements::F32(elements)))?
-            };
-            tensors.shapes.push(shape.iter().map(|&size| size as usize).collect());
-            tensors.elements.push(elements);
-        }
-        Ok(tensors)
-    }
-
-    fn inputs(&self) -> Vec<Input<'_>> {
-        self.shapes.iter().zip(&self.elements).map(|(shape, &elements)| Input { shape, elements }).collect()
-    }
-}
+#[cfg(test)]
+#[path = "operator_tests.rs"]
+mod tests;

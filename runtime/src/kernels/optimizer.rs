@@ -41,7 +41,7 @@ impl Dense for SgdStep {
     const NAME: &'static str = "SgdStep";
     const INPUTS: (usize, usize) = (4, 0);
     const OUTPUTS: (usize, usize) = (2, 0);
-    const OVERWRITES_INPUTS: bool = true;
+    const IN_PLACE: &'static [(u32, u32)] = &[(0, 0), (2, 1)];
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
         Ok(SgdStep { momentum: attributes.float("momentum")?, weight_decay: attributes.float("weight_decay")? })
@@ -52,7 +52,8 @@ impl Dense for SgdStep {
     }
 
     fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
-        update(with, Scaling { decay: self.weight_decay, rate: 1.0 }, self.momentum, inputs, outputs)
+        let [p, m] = exactly(outputs)?;
+        update(with, Scaling { decay: self.weight_decay, rate: 1.0 }, self.momentum, inputs, p.f32()?, m.f32()?)
     }
 }
 
@@ -68,7 +69,7 @@ impl Dense for LarsStep {
     const NAME: &'static str = "LarsStep";
     const INPUTS: (usize, usize) = (4, 0);
     const OUTPUTS: (usize, usize) = (2, 0);
-    const OVERWRITES_INPUTS: bool = true;
+    const IN_PLACE: &'static [(u32, u32)] = &[(0, 0), (2, 1)];
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
         Ok(LarsStep {
@@ -84,14 +85,16 @@ impl Dense for LarsStep {
     }
 
     fn compute(&self, with: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
-        let [parameter_norm, gradient_norm] = norms(with, inputs[0].f32()?, inputs[1].f32()?)?;
+        let [p, m] = exactly(outputs)?;
+        let (p, m) = (p.f32()?, m.f32()?);
+        let [parameter_norm, gradient_norm] = norms(with, inputs[0].apart()?.unwrap_or(p), inputs[1].f32()?)?;
         let scaling = if parameter_norm > 0.0 && gradient_norm > 0.0 {
             let denominator = gradient_norm + f64::from(self.weight_decay) * parameter_norm + f64::from(self.epsilon);
             Scaling { decay: self.weight_decay, rate: (f64::from(self.trust_coefficient) * parameter_norm / denominator) as f32 }
         } else {
             Scaling { decay: 0.0, rate: 1.0 }
         };
-        update(with, scaling, self.momentum, inputs, outputs)
+        update(with, scaling, self.momentum, inputs, p, m)
     }
 }
 
@@ -142,13 +145,27 @@ struct Scaling {
     rate: f32,
 }
 
+/// A block of a state, to be updated where it is: that of the output, with the elements of the input.
+fn block_of<'a>(block: usize, state: Option<&[f32]>, output: &'a mut [f32]) -> &'a mut [f32] {
+    if let Some(state) = state {
+        output.copy_from_slice(&state[block * BLOCK..][..output.len()]);
+    }
+    output
+}
+
 /// `m ← momentum · m + (g + decay · p) · rate`, `p ← p − lr · m`
-fn update(&Resources { parallel, arch, .. }: &Resources, scaling: Scaling, momentum: f32, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
-    let states = [inputs[0].f32()?, inputs[1].f32()?, inputs[2].f32()?];
-    let (learning_rate, [p, m]) = (scalar(&inputs[3])?, exactly(outputs)?);
-    for_each(parallel, p.f32()?.chunks_mut(BLOCK).zip(m.f32()?.chunks_mut(BLOCK)), |block, (next_p, next_m)| {
-        let [p, g, m] = states.map(|state| &state[block * BLOCK..block * BLOCK + next_p.len()]);
-        arch.dispatch(MomentumBlock { scaling, momentum, learning_rate, p, g, m, next_p, next_m });
+fn update(
+    &Resources { parallel, arch, .. }: &Resources,
+    scaling: Scaling,
+    momentum: f32,
+    inputs: &[Input],
+    p: &mut [f32],
+    m: &mut [f32],
+) -> Result<(), KernelError> {
+    let (old_p, g, old_m, learning_rate) = (inputs[0].apart()?, inputs[1].f32()?, inputs[2].apart()?, scalar(&inputs[3])?);
+    for_each(parallel, p.chunks_mut(BLOCK).zip(m.chunks_mut(BLOCK)).zip(g.chunks(BLOCK)), |block, ((p, m), g)| {
+        let (p, m) = (block_of(block, old_p, p), block_of(block, old_m, m));
+        arch.dispatch(MomentumBlock { scaling, momentum, learning_rate, p, g, m });
     })
 }
 
@@ -156,11 +173,9 @@ struct MomentumBlock<'a> {
     scaling: Scaling,
     momentum: f32,
     learning_rate: f32,
-    p: &'a [f32],
+    p: &'a mut [f32],
     g: &'a [f32],
-    m: &'a [f32],
-    next_p: &'a mut [f32],
-    next_m: &'a mut [f32],
+    m: &'a mut [f32],
 }
 
 impl WithSimd for MomentumBlock<'_> {
@@ -185,8 +200,8 @@ impl Columns for MomentumBlock<'_> {
             m[index] = simd.mul_add_f32s(momentum, m[index], scaled);
             p[index] = simd.mul_add_f32s(learning_rate, m[index], p[index]);
         }
-        store_columns(simd, p, self.next_p, first, len);
-        store_columns(simd, m, self.next_m, first, len);
+        store_columns(simd, p, self.p, first, len);
+        store_columns(simd, m, self.m, first, len);
     }
 }
 
@@ -208,7 +223,7 @@ impl Dense for AdamStep {
     const NAME: &'static str = "AdamStep";
     const INPUTS: (usize, usize) = (7, 0);
     const OUTPUTS: (usize, usize) = (3, 0);
-    const OVERWRITES_INPUTS: bool = true;
+    const IN_PLACE: &'static [(u32, u32)] = &[(0, 0), (2, 1), (3, 2)];
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
         Ok(AdamStep {
@@ -225,7 +240,7 @@ impl Dense for AdamStep {
     }
 
     fn compute(&self, &Resources { parallel, arch, .. }: &Resources, inputs: &[Input], outputs: Vec<Output>) -> Result<(), KernelError> {
-        let states = [inputs[0].f32()?, inputs[1].f32()?, inputs[2].f32()?, inputs[3].f32()?];
+        let (old_p, g, old_m, old_v) = (inputs[0].apart()?, inputs[1].f32()?, inputs[2].apart()?, inputs[3].apart()?);
         let (learning_rate, correction1, correction2) = (scalar(&inputs[4])?, scalar(&inputs[5])?, scalar(&inputs[6])?);
         let constants = AdamConstants {
             shrink: if self.decoupled { learning_rate * self.weight_decay } else { 0.0 },
@@ -237,10 +252,10 @@ impl Dense for AdamStep {
             step: learning_rate / correction1,
         };
         let [p, m, v] = exactly(outputs)?;
-        let parts = p.f32()?.chunks_mut(BLOCK).zip(m.f32()?.chunks_mut(BLOCK)).zip(v.f32()?.chunks_mut(BLOCK));
-        for_each(parallel, parts, |block, ((next_p, next_m), next_v)| {
-            let [p, g, m, v] = states.map(|state| &state[block * BLOCK..block * BLOCK + next_p.len()]);
-            arch.dispatch(AdamBlock { constants, p, g, m, v, next_p, next_m, next_v });
+        let parts = p.f32()?.chunks_mut(BLOCK).zip(m.f32()?.chunks_mut(BLOCK)).zip(v.f32()?.chunks_mut(BLOCK)).zip(g.chunks(BLOCK));
+        for_each(parallel, parts, |block, (((p, m), v), g)| {
+            let (p, m, v) = (block_of(block, old_p, p), block_of(block, old_m, m), block_of(block, old_v, v));
+            arch.dispatch(AdamBlock { constants, p, g, m, v });
         })
     }
 }
@@ -264,13 +279,10 @@ struct AdamConstants {
 
 struct AdamBlock<'a> {
     constants: AdamConstants,
-    p: &'a [f32],
+    p: &'a mut [f32],
     g: &'a [f32],
-    m: &'a [f32],
-    v: &'a [f32],
-    next_p: &'a mut [f32],
-    next_m: &'a mut [f32],
-    next_v: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
 }
 
 impl WithSimd for AdamBlock<'_> {
@@ -301,8 +313,8 @@ impl Columns for AdamBlock<'_> {
             let shrunk = simd.mul_add_f32s(shrink, p[index], p[index]);
             p[index] = simd.mul_add_f32s(simd.div_f32s(m[index], denominator), step, shrunk);
         }
-        store_columns(simd, p, self.next_p, first, len);
-        store_columns(simd, m, self.next_m, first, len);
-        store_columns(simd, v, self.next_v, first, len);
+        store_columns(simd, p, self.p, first, len);
+        store_columns(simd, m, self.m, first, len);
+        store_columns(simd, v, self.v, first, len);
     }
 }

@@ -47,7 +47,8 @@ impl Parallel for Threads {
     }
 }
 
-/// Runs a kernel of f32 tensors, with one thread, with several, and on slices that no vector is aligned to: all give the same bits.
+/// Runs a kernel of f32 tensors, with one thread, with several, on slices that no vector is aligned to, and in place: all give the
+/// same bits.
 pub(super) fn run<K: Dense>(kernel: &K, inputs: &[(&[usize], &[f32])]) -> Vec<Vec<f32>> {
     let inputs: Vec<Input> = inputs.iter().map(|&(shape, elements)| Input { shape, elements: Elements::F32(elements) }).collect();
     run_tensors(kernel, &inputs).into_iter().map(|(floats, _)| floats).collect()
@@ -58,6 +59,9 @@ pub(super) fn run_tensors<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f3
     let serial = compute(kernel, inputs, (&Serial, 1), 0);
     assert!(bits(&serial) == bits(&compute(kernel, inputs, (&Threads, 3), 0)), "{} depends on the threads", K::NAME);
     assert!(bits(&serial) == bits(&run_unaligned(kernel, inputs)), "{} depends on the alignment", K::NAME);
+    for pairs in K::IN_PLACE.iter().map(std::slice::from_ref).chain([K::IN_PLACE]) {
+        assert!(bits(&serial) == bits(&compute_in(kernel, inputs, (&Threads, 3), 0, pairs)), "{} depends on whether {pairs:?} share memory", K::NAME);
+    }
     serial
 }
 
@@ -74,12 +78,14 @@ fn run_unaligned<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u
         .map(|input| match input.elements {
             Elements::F32(elements) => ([&[f32::NAN], elements].concat(), vec![]),
             Elements::U8(elements) => (vec![], [&[u8::MAX], elements].concat()),
+            Elements::InOutput => (vec![], vec![]),
         })
         .collect();
     let moved = inputs.iter().zip(&behind_one).map(|(input, (floats, bytes))| Input {
         elements: match input.elements {
             Elements::F32(_) => Elements::F32(&floats[1..]),
             Elements::U8(_) => Elements::U8(&bytes[1..]),
+            Elements::InOutput => Elements::InOutput,
         },
         ..*input
     });
@@ -96,7 +102,18 @@ fn run_unaligned<K: Dense>(kernel: &K, inputs: &[Input]) -> Vec<(Vec<f32>, Vec<u
 }
 
 /// The outputs, each behind `skipped` elements that the kernel does not see.
-fn compute<K: Dense>(kernel: &K, inputs: &[Input], (parallel, threads): (&dyn Parallel, usize), skipped: usize) -> Vec<(Vec<f32>, Vec<u8>)> {
+fn compute<K: Dense>(kernel: &K, inputs: &[Input], threads: (&dyn Parallel, usize), skipped: usize) -> Vec<(Vec<f32>, Vec<u8>)> {
+    compute_in(kernel, inputs, threads, skipped, &[])
+}
+
+/// As [`compute`], where those pairs of an input and an output that there are share memory.
+fn compute_in<K: Dense>(
+    kernel: &K,
+    inputs: &[Input],
+    (parallel, threads): (&dyn Parallel, usize),
+    skipped: usize,
+    in_place: &[(u32, u32)],
+) -> Vec<(Vec<f32>, Vec<u8>)> {
     let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape.to_vec()).collect();
     let sizes = kernel.infer(&shapes).expect("fitting shapes");
     let pool = ScratchPool::default();
@@ -108,10 +125,17 @@ fn compute<K: Dense>(kernel: &K, inputs: &[Input], (parallel, threads): (&dyn Pa
         let len = skipped + shape.iter().product::<usize>();
         outputs.push(if K::BYTES.1.contains(&index) { (vec![], vec![u8::MAX; len]) } else { (vec![f32::NAN; len], vec![]) });
     }
+    let mut inputs = inputs.to_vec();
+    for &(input, output) in in_place {
+        if let (Some((floats, _)), Elements::F32(elements)) = (outputs.get_mut(output as usize), inputs[input as usize].elements) {
+            floats[skipped..].copy_from_slice(elements);
+            inputs[input as usize].elements = Elements::InOutput;
+        }
+    }
     let tensors = outputs.iter_mut().zip(&sizes).enumerate().map(|(index, ((floats, bytes), shape))| {
         let elements = if K::BYTES.1.contains(&index) { ElementsMut::U8(&mut bytes[skipped..]) } else { ElementsMut::F32(&mut floats[skipped..]) };
         Output { shape, elements }
     });
-    kernel.compute(&with, inputs, tensors.collect()).expect("runs");
+    kernel.compute(&with, &inputs, tensors.collect()).expect("runs");
     outputs
 }

@@ -39,7 +39,7 @@ fn test_of(op: &Op) -> &'static str {
         Op::FusedMatMul(_) | Op::Gemm(_) | Op::MatMul(_) => "matrix_products_agree",
         Op::BatchNormalization(_) | Op::BatchNormalizationTraining(_) => "normalizations_agree",
         Op::GlobalAveragePool(_) | Op::MaxPool(_) | Op::ScatterElements(_) => "pooling_agrees",
-        Op::ReduceMax(_) | Op::ReduceMean(_) | Op::ReduceSum(_) => "reductions_agree",
+        Op::ReduceMax(_) | Op::ReduceMean(_) | Op::ReduceSum(_) | Op::ReduceSumSquare(_) => "reductions_agree",
         Op::LogSoftmax(_) | Op::Softmax(_) => "softmaxes_agree",
         Op::Concat(_) | Op::Flatten(_) | Op::Gather(_) | Op::Pad(_) | Op::Reshape(_) | Op::Slice(_) | Op::Transpose(_) => "operators_that_move_elements_agree",
         Op::BatchNormTrain(_) | Op::BatchNormTrainGrad(_) => "batch_norms_agree",

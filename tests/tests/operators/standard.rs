@@ -5,7 +5,7 @@ use graphgen::ops::conv::Window;
 use graphgen::ops::{
     Add, BatchNormalization, BatchNormalizationTraining, Cast, Concat, Conv, ConvTranspose, Div, Equal, Exp, Flatten, FusedMatMul, Gather, Gemm,
     GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, PlaneConv, Reciprocal, ReduceMax,
-    ReduceMean, ReduceSum, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
+    ReduceMean, ReduceSum, ReduceSumSquare, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
 };
 use graphgen::preset::Target;
 
@@ -144,6 +144,7 @@ fn reductions_agree() {
             let axes = axes.to_vec();
             // Terms of both signs might sum up to nearly zero, and rounding errors would be large beside that.
             cases.push(case(ReduceSum { axes: axes.clone(), keepdims }, [r.positive(shape)], sum_of(40)));
+            cases.push(case(ReduceSumSquare { axes: axes.clone(), keepdims }, [r.positive(shape)], sum_of(40)));
             cases.push(case(ReduceMean { axes: axes.clone(), keepdims }, [r.positive(shape)], sum_of(40)));
             cases.push(case(ReduceMax { axes, keepdims }, [r.normal(shape)], 0.0));
         }

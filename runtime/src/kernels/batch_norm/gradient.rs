@@ -22,6 +22,8 @@ impl Dense for BatchNormTrainGrad {
     const NAME: &'static str = "BatchNormTrainGrad";
     const INPUTS: (usize, usize) = (5, 1);
     const OUTPUTS: (usize, usize) = (3, 1);
+    // x and dy are of no more use: their memory has been read when it is written.
+    const IN_PLACE: &'static [(u32, u32)] = &[(1, 0), (0, 3)];
 
     fn read(attributes: &Attributes) -> Result<Self, String> {
         let (epsilon, flag) = (attributes.float("epsilon")?, |name| attributes.flag(name));
@@ -46,7 +48,7 @@ impl Dense for BatchNormTrainGrad {
         let &Resources { parallel, pool, arch, .. } = with;
         let matrix = Matrix::new(inputs[1].shape).map_err(KernelError::Shape)?;
         let (scale, mean, variance) = (inputs[2].f32()?, inputs[3].f32()?, inputs[4].f32()?);
-        let maps = Maps { dy: inputs[0].f32()?, x: inputs[1].f32()?, y: inputs.get(5).map(Input::f32).transpose()? };
+        let (dy, x, y) = (inputs[0].apart()?, inputs[1].apart()?, inputs.get(5).map(Input::f32).transpose()?);
         let mut outputs = outputs.into_iter();
         let mut next = || outputs.next().ok_or_else(|| KernelError::Shape("an output is missing".into()))?.f32();
         let (dx, dscale, dbias) = (next()?, next()?, next()?);
@@ -59,6 +61,7 @@ impl Dense for BatchNormTrainGrad {
         // dx = scale·inverse·(dy − dbias/M − x̂·dscale/M).
         let gradients = dscale.chunks_mut(WIDTH).zip(dbias.chunks_mut(WIDTH));
         let of_dx = factor.chunks_mut(WIDTH).zip(offset.chunks_mut(WIDTH)).zip(slope.chunks_mut(WIDTH));
+        let maps = Maps { dy: dy.or(dresidual.as_deref()).unwrap_or_default(), x: x.unwrap_or(dx), y };
         column_sums(with, matrix, maps, mean, gradients.zip(of_dx), |channels, sums, products, ((dscale, dbias), ((factor, offset), slope))| {
             let (count, scale, variance) = (matrix.rows as f64, &scale[channels.clone()], &variance[channels]);
             for index in 0..sums.len() {
@@ -75,13 +78,25 @@ impl Dense for BatchNormTrainGrad {
         let mut dresidual = dresidual.map(|dresidual| dresidual.chunks_mut(elements));
         let parts = dx.chunks_mut(elements).map(|dx| (dx, dresidual.as_mut().and_then(Iterator::next)));
         for_each(parallel, parts, |task, (dx, dresidual)| {
-            let rows = Differentiate { maps, start: task * elements, mean, factor, offset, slope, dx, dresidual };
+            let rows = Differentiate { dy, x, y, start: task * elements, mean, factor, offset, slope, dx, dresidual };
             arch.dispatch(InStrips { channels: matrix.channels, rows });
         })
     }
 }
 
-/// What the gradient reads of every element.
+/// dy where y is positive, else 0; dy itself without y.
+#[inline(always)]
+fn masked<S: Simd, const COUNT: usize>(simd: S, mut dy: [S::f32s; COUNT], y: Option<&[f32]>, at: usize, len: usize) -> [S::f32s; COUNT] {
+    if let Some(y) = y {
+        let (y, zero) = (load_columns::<S, COUNT>(simd, y, at, len), simd.splat_f32s(0.0));
+        for index in 0..COUNT {
+            dy[index] = simd.select_f32s(simd.less_than_f32s(zero, y[index]), dy[index], zero);
+        }
+    }
+    dy
+}
+
+/// What the sums read of every element.
 #[derive(Clone, Copy)]
 struct Maps<'a> {
     dy: &'a [f32],
@@ -89,26 +104,12 @@ struct Maps<'a> {
     y: Option<&'a [f32]>,
 }
 
-impl Maps<'_> {
-    /// dy where y is positive, else 0; dy itself without y.
-    #[inline(always)]
-    fn masked<S: Simd, const COUNT: usize>(&self, simd: S, at: usize, len: usize) -> [S::f32s; COUNT] {
-        let mut dy = load_columns::<S, COUNT>(simd, self.dy, at, len);
-        if let Some(y) = self.y {
-            let (y, zero) = (load_columns::<S, COUNT>(simd, y, at, len), simd.splat_f32s(0.0));
-            for index in 0..COUNT {
-                dy[index] = simd.select_f32s(simd.less_than_f32s(zero, y[index]), dy[index], zero);
-            }
-        }
-        dy
-    }
-}
-
 /// `Σ dy` and `Σ dy·(x − mean)`
 impl Terms for Maps<'_> {
     #[inline(always)]
     fn add<S: Simd, const COUNT: usize>(&self, simd: S, at: usize, len: usize, mean: &[S::f32s; COUNT], [sums, products]: &mut [[S::f32s; COUNT]; 2]) {
-        let (dy, x) = (self.masked::<S, COUNT>(simd, at, len), load_columns::<S, COUNT>(simd, self.x, at, len));
+        let dy = masked(simd, load_columns::<S, COUNT>(simd, self.dy, at, len), self.y, at, len);
+        let x = load_columns::<S, COUNT>(simd, self.x, at, len);
         for index in 0..COUNT {
             sums[index] = simd.add_f32s(sums[index], dy[index]);
             products[index] = simd.mul_add_f32s(dy[index], simd.sub_f32s(x[index], mean[index]), products[index]);
@@ -116,9 +117,12 @@ impl Terms for Maps<'_> {
     }
 }
 
-/// `dx = factor · (dy − offset + (x − mean) · slope)` of some rows. The maps are those of all rows, the outputs begin at element `start`.
+/// `dx = factor · (dy − offset + (x − mean) · slope)` of some rows. The maps are those of all rows, the outputs begin at
+/// element `start`; without x its elements are those of dx, without dy those of dresidual.
 struct Differentiate<'a> {
-    maps: Maps<'a>,
+    dy: Option<&'a [f32]>,
+    x: Option<&'a [f32]>,
+    y: Option<&'a [f32]>,
     start: usize,
     mean: &'a [f32],
     factor: &'a [f32],
@@ -140,8 +144,10 @@ impl Rows for Differentiate<'_> {
         let offset = load_columns::<S, COUNT>(simd, self.offset, channel, len);
         let slope = load_columns::<S, COUNT>(simd, self.slope, channel, len);
         for at in elements {
-            let dy = self.maps.masked::<S, COUNT>(simd, self.start + at, len);
-            let x = load_columns::<S, COUNT>(simd, self.maps.x, self.start + at, len);
+            let (dy, dy_at) = self.dy.map_or((self.dresidual.as_deref().unwrap_or_default(), at), |dy| (dy, self.start + at));
+            let (x, x_at) = self.x.map_or((&*self.dx, at), |x| (x, self.start + at));
+            let dy = masked(simd, load_columns::<S, COUNT>(simd, dy, dy_at, len), self.y, self.start + at, len);
+            let x = load_columns::<S, COUNT>(simd, x, x_at, len);
             if let Some(dresidual) = &mut self.dresidual {
                 store_columns(simd, dy, dresidual, at, len);
             }

@@ -37,7 +37,9 @@ pub(super) fn column_sums<O: Send>(
     let (height, across) = ((TASK_ELEMENTS / width).min(HEIGHT).min(matrix.rows), matrix.channels.div_ceil(width));
     let channels = |slice: usize| slice * width..matrix.channels.min((slice + 1) * width);
     let mut partial = pool.take(matrix.rows.div_ceil(height) * across * 2 * width);
-    for_each(parallel, partial.chunks_exact_mut(2 * width), |tile, sums| {
+    // From the last row back: the cache holds the end of a map that has just been written, and in the end its beginning, where
+    // the next pass starts.
+    for_each(parallel, partial.chunks_exact_mut(2 * width).enumerate().rev(), |_, (tile, sums)| {
         let first = tile / across * height;
         let (first_sums, second_sums) = sums.split_at_mut(width);
         let (rows, channels) = (first..matrix.rows.min(first + height), channels(tile % across));

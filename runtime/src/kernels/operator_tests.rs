@@ -1,0 +1,18 @@
+use super::*;
+
+const IN_PLACE: &[(u32, u32)] = &[(1, 0), (0, 3)];
+
+#[test]
+fn outputs_lie_apart_or_exactly_where_the_kernel_expects_them() {
+    let inputs = [0..40, 40..80, 100..140];
+    let overlapped = |own: Range<usize>, index| overlapped(&inputs, &own, index, IN_PLACE);
+    assert_eq!(overlapped(140..180, 0), Ok(vec![]));
+    assert_eq!(overlapped(80..100, 1), Ok(vec![]));
+    assert_eq!(overlapped(60..60, 1), Ok(vec![]), "an empty output overwrites nothing");
+    assert_eq!(overlapped(40..80, 0), Ok(vec![1]));
+    assert_eq!(overlapped(0..40, 3), Ok(vec![0]));
+    for (own, index) in [(0..40, 0), (40..80, 3), (40..80, 1), (44..84, 0), (40..60, 0), (20..60, 0), (130..170, 2)] {
+        let message = overlapped(own.clone(), index).expect_err("an input would be overwritten before it is read");
+        assert!(message.contains(&format!("output {index} lies in the memory of input")), "{own:?}: {message}");
+    }
+}
