@@ -300,22 +300,10 @@ pub(super) fn input_gradient(with: &Resources, geometry: Geometry, dy: &[f32], w
         input_gradient(with, pointwise, dy, w, None, &mut seen)?;
         return spread(with, geometry, &seen, addend, dx);
     }
-    let (plan, channels, taps) = (Plan::backward(geometry), geometry.channels, geometry.taps());
+    let (plan, channels, taps, arch) = (Plan::backward(geometry), geometry.channels, geometry.taps(), with.arch);
     let depth = plan.sources.depth();
     let pack = |first: usize, packed: &mut [f32]| {
-        let count = (channels - first).min(PANEL);
-        for (output, w) in w.chunks_exact(channels * taps).enumerate() {
-            let w = &w[first * taps..][..count * taps];
-            if taps == 1 {
-                packed[output * PANEL..][..count].copy_from_slice(w);
-                continue;
-            }
-            for (channel, w) in w.chunks_exact(taps).enumerate() {
-                for (tap, &weight) in w.iter().enumerate() {
-                    packed[(tap * depth + output) * PANEL + channel] = weight;
-                }
-            }
-        }
+        arch.dispatch(PackBackward { w: &w[first * taps..], len: channels * taps, count: (channels - first).min(PANEL), taps, depth, packed });
     };
     plan.run(with, dy, pack, addend, dx)
 }
@@ -358,6 +346,9 @@ impl Plan {
     }
 }
 
+/// Weights of every output of a panel that are transposed together: what stays in the first cache.
+const WEIGHTS_AT_ONCE: usize = 64;
+
 /// A panel of weights w [outputs][channel][tap] for y.
 struct PackForward<'a> {
     /// From the panel's first output on.
@@ -376,12 +367,39 @@ impl WithSimd for PackForward<'_> {
         if taps == 1 {
             return transpose(w, channels, outputs, channels, packed, PANEL);
         }
-        for (output, w) in w.chunks_exact(channels * taps).take(outputs).enumerate() {
-            for (channel, w) in w.chunks_exact(taps).enumerate() {
-                for (tap, &weight) in w.iter().enumerate() {
-                    packed[(tap * between_taps + channel) * PANEL + output] = weight;
-                }
+        let len = channels * taps;
+        let mut rows = [[0.0; PANEL]; WEIGHTS_AT_ONCE];
+        for first in (0..len).step_by(WEIGHTS_AT_ONCE) {
+            let count = WEIGHTS_AT_ONCE.min(len - first);
+            transpose(&w[first..], len, outputs, count, rows.as_flattened_mut(), PANEL);
+            for (index, row) in rows.iter().enumerate().take(count) {
+                let (channel, tap) = ((first + index) / taps, (first + index) % taps);
+                packed[(tap * between_taps + channel) * PANEL..][..outputs].copy_from_slice(&row[..outputs]);
             }
+        }
+    }
+}
+
+/// A panel of weights w [outputs][channel][tap] for x's gradient: those of `count` channels.
+struct PackBackward<'a> {
+    /// From the panel's first channel on.
+    w: &'a [f32],
+    /// Elements of an output's weights.
+    len: usize,
+    count: usize,
+    taps: usize,
+    depth: usize,
+    packed: &'a mut [f32],
+}
+
+impl WithSimd for PackBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let PackBackward { w, len, count, taps, depth, packed } = self;
+        for (output, w) in w.chunks(len).enumerate() {
+            transpose(w, taps, count, taps, &mut packed[output * PANEL..], depth * PANEL);
         }
     }
 }

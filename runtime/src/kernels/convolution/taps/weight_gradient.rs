@@ -5,7 +5,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Geometry, Piece, Plan, Resources, Strip, WeightLayout};
+use super::{Geometry, Piece, Plan, Resources, Strip, WEIGHTS_AT_ONCE, WeightLayout};
 use crate::kernels::channel_last::{padded, transpose};
 use crate::kernels::gemm::{OUTSIDE, PANEL, add_outer_products, panel_rows};
 use crate::kernels::parallel::{KernelError, for_each};
@@ -242,15 +242,17 @@ impl WithSimd for UnpackSums<'_> {
             }
             return;
         }
-        for channel in 0..channels {
-            for tap in 0..taps {
+        let outputs = dw.len() / len;
+        let mut rows = [[0.0; PANEL]; WEIGHTS_AT_ONCE];
+        for first in (0..len).step_by(WEIGHTS_AT_ONCE) {
+            let count = WEIGHTS_AT_ONCE.min(len - first);
+            for (index, row) in rows.iter_mut().enumerate().take(count) {
+                let (channel, tap) = ((first + index) / taps, (first + index) % taps);
                 // The taps of few channels are sources, too.
                 let (tap_block, source) = if blocks.taps == 1 { (0, tap * between_taps + channel) } else { (tap, channel) };
-                let sums = &sums[blocks.place(tap_block, source, panel)..][..PANEL];
-                for (dw, &sum) in dw[channel * taps + tap..].iter_mut().step_by(len).zip(sums) {
-                    *dw = sum;
-                }
+                row.copy_from_slice(&sums[blocks.place(tap_block, source, panel)..][..PANEL]);
             }
+            transpose(rows.as_flattened(), PANEL, count, outputs, &mut dw[first..], len);
         }
     }
 }
