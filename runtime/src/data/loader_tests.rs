@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use graphgen::preset::Crops;
 use sha2::{Digest, Sha256};
@@ -35,6 +36,7 @@ fn config(batch_size: usize, workers: usize) -> LoaderConfig {
         seed: 9,
         workers,
         batches_ahead: 2,
+        batches_held: 1,
         decode: DecodeOptions::default(),
         broken: BrokenPolicy::default(),
     }
@@ -241,6 +243,61 @@ fn a_batch_larger_than_the_data_set_is_refused() {
     assert!(error.contains('7') && error.contains('6') && error.contains("batch_size"), "{error}");
     assert!(Loader::new(Arc::clone(&dataset), config(0, 1)).is_err());
     assert_eq!(Loader::new(dataset, config(6, 1)).expect("exactly one batch").batches_per_epoch(), 1);
+}
+
+#[test]
+fn looking_for_a_batch_is_no_waiting_and_leaves_the_order_alone() {
+    let (_folder, dataset) = small_dataset(50);
+    let loader = Loader::new(Arc::clone(&dataset), LoaderConfig { batches_held: 2, ..config(8, 2) }).expect("loader");
+    let mut stream = loader.stream(0, 0);
+    let mut seen = Vec::new();
+    let mut numbers = Vec::new();
+    for _ in 0..6 {
+        let batch = stream.next().expect("batch");
+        let ahead = (0..500).find_map(|_| {
+            let ahead = stream.next_if_ready();
+            assert_eq!(stream.waiting(), Duration::ZERO);
+            std::thread::sleep(Duration::from_millis(if ahead.is_some() { 0 } else { 10 }));
+            ahead
+        });
+        let ahead = ahead.expect("there are buffers for a batch beside the one in use");
+        assert_eq!(ahead.waited(), Duration::ZERO);
+        numbers.extend([batch.number(), ahead.number()]);
+        seen.extend([hash(&batch), hash(&ahead)]);
+    }
+    assert_eq!(seen, hashes(&dataset, config(8, 2), (0, 0), 12));
+    numbers.push(loader.stream(0, 0).next().expect("batch").number());
+    assert_eq!(numbers, (0..13).collect::<Vec<u64>>(), "no number comes twice, whatever the stream");
+}
+
+#[test]
+fn as_many_batches_are_made_ahead_as_without_a_second_one_in_use() {
+    let (_folder, dataset) = small_dataset(48);
+    for batches_held in [1, 2] {
+        let config = LoaderConfig { batches_held, ..config(4, 2) };
+        let mut stream = Loader::new(Arc::clone(&dataset), config).expect("loader").stream(0, 0);
+        let held: Vec<Batch> = (0..batches_held).map(|_| stream.next().expect("batch")).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let ahead: Vec<Batch> = std::iter::from_fn(|| stream.next_if_ready()).take(5).collect();
+        assert_eq!((held.len(), ahead.len()), (batches_held, 2));
+    }
+}
+
+#[test]
+fn an_error_that_is_met_ahead_comes_when_the_batch_is_due() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for number in 0..4 {
+        std::fs::write(folder.path().join(format!("{number}.png")), b"nothing").expect("write");
+    }
+    let dataset = Arc::new(Dataset::open(&[folder.path().into()]).expect("data set"));
+    let mut stream = Loader::new(dataset, config(2, 2)).expect("loader").stream(0, 0);
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..3 {
+        assert!(stream.next_if_ready().is_none());
+    }
+    assert!(matches!(stream.next(), Err(DataError::NoSubstitute { .. })));
+    assert!(stream.next_if_ready().is_none());
+    assert!(matches!(stream.next(), Err(DataError::StreamEnded)));
 }
 
 #[test]

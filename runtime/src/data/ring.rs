@@ -74,11 +74,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Ring {
-    pub(super) fn new(multi_crop: &MultiCrop, (batch_size, micro_batches): (usize, usize), batches_ahead: usize, schedule: Schedule) -> Ring {
+    /// `batches`: how many there are at once, those that the consumer holds included.
+    pub(super) fn new(multi_crop: &MultiCrop, (batch_size, micro_batches): (usize, usize), batches: usize, schedule: Schedule) -> Ring {
         let group_bytes: Vec<usize> = multi_crop.groups().iter().map(|group| group.count * batch_size * crop_bytes(group.size_px)).collect();
         let buffers = || group_bytes.iter().map(|&bytes| vec![0; bytes]).collect();
-        // One more than are made ahead: the one the consumer holds.
-        let free = (0..=batches_ahead.max(1)).map(|_| buffers()).collect();
+        let free = (0..batches).map(|_| buffers()).collect();
         let state = State { schedule, slots: VecDeque::new(), claimed: batch_size, free, error: None, closed: false };
         let micro_batch_size = batch_size / micro_batches;
         Ring { batch_size, micro_batch_size, group_bytes, state: Mutex::new(state), work: Condvar::new(), ready: Condvar::new() }
