@@ -126,7 +126,7 @@ fn whatever_operation_fails_the_run_goes_on_or_ends_with_a_message_and_can_be_re
 }
 
 /// Numbers of the batches that an engine was given, each with that of the next one.
-type Batches = Arc<Mutex<Vec<(u64, Option<u64>)>>>;
+type Batches = Vec<(u64, Option<u64>)>;
 
 /// The stock engine as on a device. It notes its batches.
 struct Watched {
@@ -134,7 +134,7 @@ struct Watched {
     copies_ahead: bool,
     /// The pass whose loss is not finite, from 0.
     fails: Option<usize>,
-    batches: Batches,
+    batches: Arc<Mutex<Batches>>,
 }
 
 impl Engine for Watched {
@@ -204,18 +204,13 @@ impl Engine for Watched {
 }
 
 /// A whole run as on a device: its lines without times, its last checkpoint, and its batches.
-fn run_as_on_device(
-    environment: &Environment,
-    options: &TrainOptions,
-    copies_ahead: bool,
-    fails: Option<usize>,
-) -> (Vec<StepMetrics>, Checkpoint, Vec<(u64, Option<u64>)>) {
+fn run_as_on_device(environment: &Environment, options: &TrainOptions, copies_ahead: bool, fails: Option<usize>) -> (Vec<StepMetrics>, Checkpoint, Batches) {
     let mut training = Setup::check(options).and_then(|setup| setup.start(environment, Arc::new(Disk), &Interrupt::default())).expect("ready");
     let manifest = artifacts::open(&training.run.graphs()).expect("graphs");
     let session = session_options(&manifest, 1, KernelSet::Native).expect("kernels");
     let mut engine = StockEngine::open_as_on_device(environment, &training.run.graphs(), &manifest, &session).expect("open");
     engine.load_weights(&training.trainer.engine().weights().expect("read")).expect("they fit");
-    let batches = Batches::default();
+    let batches = Arc::<Mutex<Batches>>::default();
     let watched = Watched { engine, copies_ahead, fails, batches: Arc::clone(&batches) };
     training.trainer = Trainer::new(Box::new(watched), &training.preset, training.course.steps_per_epoch, 0);
     training.run().expect("the run succeeds");
