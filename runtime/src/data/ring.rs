@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::DataError;
 use super::multi_crop::{MultiCrop, crop_bytes};
@@ -136,17 +136,19 @@ impl Ring {
                     state.slots.pop_front();
                     return Ok(Some((slot, made)));
                 }
-            } else if state.free.is_empty() {
+            }
+            let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if patience == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            if state.slots.is_empty() && state.free.is_empty() {
                 // The consumer holds every batch there is: without another one it would wait for itself.
                 state.free.push(self.group_bytes.iter().map(|&bytes| vec![0; bytes]).collect());
                 self.work.notify_all();
             }
-            state = match deadline {
+            state = match patience {
                 None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
-                    None => return Ok(None),
-                    Some(patience) => self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0,
-                },
+                Some(patience) => self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }
