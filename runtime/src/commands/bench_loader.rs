@@ -62,8 +62,8 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let batch_size = args.batch_size.min(images);
     let decode = DecodeOptions { exif_orientation: preset.data.exif_orientation, ..DecodeOptions::default() };
     let broken = BrokenPolicy { max_share: preset.data.max_broken_share, list: None };
-    let config =
-        LoaderConfig { crops: preset.crops, batch_size, micro_batches: 1, seed: preset.train.seed, workers: args.threads, batches_ahead: 2, decode, broken };
+    let (seed, workers) = (preset.train.seed, args.threads);
+    let config = LoaderConfig { crops: preset.crops, batch_size, micro_batches: 1, seed, workers, batches_ahead: 2, batches_held: 1, decode, broken };
     let groups = config.crops.groups();
     let crops = config.crops.size_crops.iter().zip(&config.crops.nmb_crops).map(|(size, count)| format!("{count}x{size}"));
     let crops = crops.collect::<Vec<_>>().join(" + ");

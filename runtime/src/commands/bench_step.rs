@@ -17,7 +17,7 @@ use super::options::with_provider;
 use super::output::Output;
 use crate::kernels::{KernelSet, measured_peak};
 use crate::machine::{peak_memory_bytes, thread_count};
-use crate::session::{Engine, EngineKind, FunctionTime, read_profiles};
+use crate::session::{BatchCrops, Engine, EngineKind, FunctionTime, read_profiles};
 use crate::train::{engines, open_profiled_engine};
 
 /// Steps before the measurement: the first ones allocate.
@@ -155,11 +155,13 @@ fn random_crops(preset: &Preset) -> Vec<Vec<u8>> {
 
 /// Times of whole steps and of their forward and backward passes, after a warm-up.
 fn run_steps(engine: &mut dyn Engine, preset: &Preset, crops: &[Vec<u8>], steps: usize) -> anyhow::Result<Vec<(Duration, Duration)>> {
-    let crops: Vec<&[u8]> = crops.iter().map(Vec::as_slice).collect();
+    let groups: Vec<&[u8]> = crops.iter().map(Vec::as_slice).collect();
+    let batch = |number: usize| BatchCrops { groups: &groups, number: Some(number as u64) };
     let mut times = Vec::new();
     for step in 0..WARM_UP + steps {
         let began = Instant::now();
-        engine.forward_backward(&crops)?;
+        // As in training, where a device gets the next batch meanwhile.
+        engine.forward_backward_with_next(batch(step), Some(batch(step + 1)))?;
         let forward_backward = began.elapsed();
         engine.update(preset.optim.base_lr as f32, true)?;
         if step >= WARM_UP {

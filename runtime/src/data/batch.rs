@@ -11,6 +11,7 @@ use super::stages::StageTimes;
 #[derive(Debug)]
 pub struct Batch {
     pub(super) ring: Arc<Ring>,
+    pub(super) number: u64,
     pub(super) position: Position,
     pub(super) indices: Vec<usize>,
     pub(super) buffers: Vec<Vec<u8>>,
@@ -27,6 +28,16 @@ impl Batch {
     /// If there is no such group.
     pub fn crops(&self, group: usize) -> &[u8] {
         &self.buffers[group]
+    }
+
+    /// The [crops](Self::crops) of all groups.
+    pub fn groups(&self) -> Vec<&[u8]> {
+        self.buffers.iter().map(Vec::as_slice).collect()
+    }
+
+    /// Which of the loader's batches it is: no other one has its number, of whatever stream.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Epoch, from 0.

@@ -113,7 +113,17 @@ fn the_corpus_does_not_stop_the_loader() {
     let dataset = Arc::new(Dataset::open(&[folder.path().into()]).expect("data set"));
     let crops = Crops { size_crops: vec![16], nmb_crops: vec![2], min_scale_crops: vec![0.3], max_scale_crops: vec![1.0], ..Crops::default() };
     let broken = BrokenPolicy { max_share: 1.0, list: None };
-    let config = LoaderConfig { crops, batch_size: 4, micro_batches: 1, seed: 1, workers: 3, batches_ahead: 2, decode: DecodeOptions::default(), broken };
+    let config = LoaderConfig {
+        crops,
+        batch_size: 4,
+        micro_batches: 1,
+        seed: 1,
+        workers: 3,
+        batches_ahead: 2,
+        batches_held: 1,
+        decode: DecodeOptions::default(),
+        broken,
+    };
     let loader = Loader::new(dataset, config).expect("loader");
     let mut stream = loader.stream(0, 0);
     let substitutes: usize = (0..loader.batches_per_epoch()).map(|_| stream.next().expect("batch").substitutes()).sum();

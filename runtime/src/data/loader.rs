@@ -1,6 +1,7 @@
 //! The loader: batches of a data set in order, made by threads of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,10 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Threads; 0 for one per core.
     pub workers: usize,
-    /// Batches made ahead of the one in use, at least 1.
+    /// Batches made ahead of those in use, at least 1.
     pub batches_ahead: usize,
+    /// Batches in use at once, at least 1: with more than this the workers have fewer to make ahead.
+    pub batches_held: usize,
     /// How images are decoded.
     pub decode: DecodeOptions,
     /// What is done about images that cannot be read.
@@ -46,7 +49,8 @@ pub struct LoaderConfig {
 /// use runtime::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 /// let dataset = Arc::new(Dataset::open(&["photos".into()])?);
 /// let (decode, broken) = (DecodeOptions::default(), BrokenPolicy::default());
-/// let config = LoaderConfig { crops: Default::default(), batch_size: 64, micro_batches: 1, seed: 31, workers: 0, batches_ahead: 2, decode, broken };
+/// let crops = Default::default();
+/// let config = LoaderConfig { crops, batch_size: 64, micro_batches: 1, seed: 31, workers: 0, batches_ahead: 2, batches_held: 1, decode, broken };
 /// let loader = Loader::new(dataset, config)?;
 /// let mut stream = loader.stream(0, 0);
 /// let batch = stream.next()?;
@@ -57,6 +61,8 @@ pub struct LoaderConfig {
 pub struct Loader {
     dataset: Arc<Dataset>,
     config: LoaderConfig,
+    /// Of the next batch, whichever stream hands it out.
+    next_number: Arc<AtomicU64>,
 }
 
 impl Loader {
@@ -77,7 +83,7 @@ impl Loader {
         if config.batch_size > dataset.len() {
             return Err(DataError::BatchTooLarge { batch_size: config.batch_size, images: dataset.len() });
         }
-        Ok(Loader { dataset, config })
+        Ok(Loader { dataset, config, next_number: Arc::default() })
     }
 
     /// Batches of an epoch; an incomplete last one is left out.
@@ -92,7 +98,8 @@ impl Loader {
         let multi_crop = MultiCrop::new(&config.crops);
         let workers = thread_count(config.workers);
         let schedule = Schedule::new(config.seed, self.dataset.len(), config.batch_size, Position { epoch, batch });
-        let ring = Arc::new(Ring::new(&multi_crop, (config.batch_size, config.micro_batches), config.batches_ahead, schedule));
+        let batches = config.batches_ahead.max(1) + config.batches_held.max(1);
+        let ring = Arc::new(Ring::new(&multi_crop, (config.batch_size, config.micro_batches), batches, schedule));
         let mut threads = Vec::new();
         for number in 0..workers {
             // Short enough that all threads end a batch at about the same time.
@@ -105,7 +112,7 @@ impl Loader {
             }
         }
         let broken = BrokenImages::new(config.broken.clone(), self.batches_per_epoch() * config.batch_size);
-        BatchStream { ring, threads, broken, failed: false, waiting_since: None }
+        BatchStream { ring, threads, broken, next_number: Arc::clone(&self.next_number), error: None, failed: false, waiting_since: None }
     }
 }
 
@@ -115,6 +122,9 @@ pub struct BatchStream {
     ring: Arc<Ring>,
     threads: Vec<JoinHandle<()>>,
     broken: BrokenImages,
+    next_number: Arc<AtomicU64>,
+    /// What [`next_if_ready`](Self::next_if_ready) met in place of a batch.
+    error: Option<DataError>,
     failed: bool,
     /// Since when the consumer has been waiting for the batch that comes next.
     waiting_since: Option<Instant>,
@@ -143,6 +153,18 @@ impl BatchStream {
         self.next_by(Instant::now().checked_add(patience))
     }
 
+    /// The next batch if it is there already. Looking is not waiting, and an error is left to [`next`](Self::next), which
+    /// meets it when the batch is due.
+    pub fn next_if_ready(&mut self) -> Option<Batch> {
+        if self.failed || self.error.is_some() {
+            return None;
+        }
+        self.receive(Some(Instant::now())).unwrap_or_else(|error| {
+            self.error = Some(error);
+            None
+        })
+    }
+
     /// How long the batch that comes next has been waited for so far.
     pub fn waiting(&self) -> Duration {
         self.waiting_since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -157,21 +179,21 @@ impl BatchStream {
         if self.failed {
             return Err(DataError::StreamEnded);
         }
-        let batch = self.receive(deadline);
+        self.waiting_since.get_or_insert_with(Instant::now);
+        let batch = self.error.take().map_or_else(|| self.receive(deadline), Err);
         self.failed = batch.is_err();
         batch
     }
 
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Batch>, DataError> {
-        let began = *self.waiting_since.get_or_insert_with(Instant::now);
         let Some((slot, filled)) = self.ring.take_oldest(deadline)? else { return Ok(None) };
-        self.waiting_since = None;
         let batch = Batch {
             ring: Arc::clone(&self.ring),
+            number: self.next_number.fetch_add(1, Ordering::Relaxed),
             position: slot.position,
             indices: slot.indices.clone(),
             buffers: filled.buffers,
-            waited: began.elapsed(),
+            waited: self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed()),
             substitutes: filled.broken.len(),
             times: filled.times,
         };

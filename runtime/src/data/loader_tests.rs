@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use graphgen::preset::Crops;
 use sha2::{Digest, Sha256};
@@ -35,6 +36,7 @@ fn config(batch_size: usize, workers: usize) -> LoaderConfig {
         seed: 9,
         workers,
         batches_ahead: 2,
+        batches_held: 1,
         decode: DecodeOptions::default(),
         broken: BrokenPolicy::default(),
     }
@@ -241,6 +243,68 @@ fn a_batch_larger_than_the_data_set_is_refused() {
     assert!(error.contains('7') && error.contains('6') && error.contains("batch_size"), "{error}");
     assert!(Loader::new(Arc::clone(&dataset), config(0, 1)).is_err());
     assert_eq!(Loader::new(dataset, config(6, 1)).expect("exactly one batch").batches_per_epoch(), 1);
+}
+
+/// The next batch once it is there, without waiting for it.
+fn look_for_next(stream: &mut BatchStream, tries: usize) -> Option<Batch> {
+    (0..tries).find_map(|_| {
+        let batch = stream.next_if_ready();
+        assert_eq!(stream.waiting(), Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(if batch.is_some() { 0 } else { 10 }));
+        batch
+    })
+}
+
+#[test]
+fn looking_for_a_batch_is_no_waiting_and_leaves_the_order_alone() {
+    let (_folder, dataset) = small_dataset(50);
+    let loader = Loader::new(Arc::clone(&dataset), config(8, 2)).expect("loader");
+    let mut stream = loader.stream(0, 0);
+    let (mut seen, mut numbers) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let batch = stream.next().expect("batch");
+        let ahead = look_for_next(&mut stream, 3000).expect("batch");
+        assert_eq!(ahead.waited(), Duration::ZERO);
+        numbers.extend([batch.number(), ahead.number()]);
+        seen.extend([hash(&batch), hash(&ahead)]);
+    }
+    assert_eq!(seen, hashes(&dataset, config(8, 2), (0, 0), 12));
+    numbers.push(loader.stream(0, 0).next().expect("batch").number());
+    assert_eq!(numbers, (0..13).collect::<Vec<u64>>(), "no number comes twice, whatever the stream");
+}
+
+#[test]
+fn as_many_batches_are_made_ahead_as_without_a_second_one_in_use() {
+    let (_folder, dataset) = small_dataset(48);
+    for batches_held in [1, 2] {
+        let config = LoaderConfig { batches_held, ..config(4, 2) };
+        let mut stream = Loader::new(Arc::clone(&dataset), config).expect("loader").stream(0, 0);
+        let mut held: Vec<Batch> = (0..batches_held).map(|_| stream.next().expect("batch")).collect();
+        held.extend((0..2).map(|_| look_for_next(&mut stream, 3000).expect("a buffer for it")));
+        assert!(look_for_next(&mut stream, 30).is_none(), "looking makes no buffers");
+        assert_eq!(held.len(), batches_held + 2);
+    }
+}
+
+#[test]
+fn an_error_that_is_met_ahead_comes_when_the_batch_is_due() {
+    let (folder, dataset) = small_dataset(24);
+    for file in std::fs::read_dir(folder.path().join("images/circle-stripes")).expect("a class") {
+        std::fs::write(file.expect("file").path(), b"not an image").expect("write");
+    }
+    let stream = || Loader::new(Arc::clone(&dataset), config(4, 2)).expect("loader").stream(0, 0);
+    let mut waiting = stream();
+    let expected = (0..6).find_map(|_| waiting.next().err()).expect("a broken image is too many").to_string();
+    let mut looking = stream();
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(looking.next_if_ready());
+    }
+    // The batches after it have more broken images.
+    let error = (0..6).find_map(|_| looking.next().err()).expect("as before");
+    assert_eq!(error.to_string(), expected);
+    assert!(looking.next_if_ready().is_none());
+    assert!(matches!(looking.next(), Err(DataError::StreamEnded)));
 }
 
 #[test]

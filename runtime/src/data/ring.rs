@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::DataError;
 use super::multi_crop::{MultiCrop, crop_bytes};
@@ -74,11 +74,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Ring {
-    pub(super) fn new(multi_crop: &MultiCrop, (batch_size, micro_batches): (usize, usize), batches_ahead: usize, schedule: Schedule) -> Ring {
+    /// `batches`: how many there are at once, those that the consumer holds included.
+    pub(super) fn new(multi_crop: &MultiCrop, (batch_size, micro_batches): (usize, usize), batches: usize, schedule: Schedule) -> Ring {
         let group_bytes: Vec<usize> = multi_crop.groups().iter().map(|group| group.count * batch_size * crop_bytes(group.size_px)).collect();
         let buffers = || group_bytes.iter().map(|&bytes| vec![0; bytes]).collect();
-        // One more than are made ahead: the one the consumer holds.
-        let free = (0..=batches_ahead.max(1)).map(|_| buffers()).collect();
+        let free = (0..batches).map(|_| buffers()).collect();
         let state = State { schedule, slots: VecDeque::new(), claimed: batch_size, free, error: None, closed: false };
         let micro_batch_size = batch_size / micro_batches;
         Ring { batch_size, micro_batch_size, group_bytes, state: Mutex::new(state), work: Condvar::new(), ready: Condvar::new() }
@@ -136,17 +136,19 @@ impl Ring {
                     state.slots.pop_front();
                     return Ok(Some((slot, made)));
                 }
-            } else if state.free.is_empty() {
+            }
+            let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if patience == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            if state.slots.is_empty() && state.free.is_empty() {
                 // The consumer holds every batch there is: without another one it would wait for itself.
                 state.free.push(self.group_bytes.iter().map(|&bytes| vec![0; bytes]).collect());
                 self.work.notify_all();
             }
-            state = match deadline {
+            state = match patience {
                 None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
-                    None => return Ok(None),
-                    Some(patience) => self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0,
-                },
+                Some(patience) => self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }

@@ -105,6 +105,7 @@ pub(super) fn labelled_crops(crop_px: usize, batch_size: usize, seed: u64, worke
         seed,
         workers,
         batches_ahead: 2,
+        batches_held: 1,
         decode: DecodeOptions::default(),
         // A substitute would carry another image's label.
         broken: BrokenPolicy { max_share: 0.0, list: None },

@@ -10,6 +10,7 @@ use ort::session::IoBinding;
 use super::SessionOptions;
 use super::assignment::Assignment;
 use super::bound::Bound;
+use super::crops::{CropInputs, MicroBatch};
 use super::queue::Queue;
 use super::state::{EngineError, HostInput, Memory, Tensors};
 
@@ -57,11 +58,11 @@ impl Accumulation {
         }
     }
 
-    /// Embeds the micro-batch whose crops are bound.
-    pub(super) fn embed(&mut self, micro: usize) -> Result<(), EngineError> {
-        let bound = self.embed_step.binding.bind_output("embeddings", self.assignment.embeddings_mut(micro));
+    /// Embeds a micro-batch; `next` is the one that a graph runs on afterwards.
+    pub(super) fn embed(&mut self, inputs: &mut CropInputs, crops: MicroBatch<'_>, next: MicroBatch<'_>) -> Result<(), EngineError> {
+        let bound = self.embed_step.binding.bind_output("embeddings", self.assignment.embeddings_mut(crops.index()));
         bound.map_err(self.embed_step.binding_error("embeddings"))?;
-        self.embed_step.run()
+        inputs.run(&mut self.embed_step, crops, Some(next))
     }
 
     /// Codes of all micro-batches, and the queue's next rows.

@@ -29,11 +29,15 @@ fn preset(images: usize, accumulate: usize, target: &str) -> Preset {
 
 /// The engine of a preset with its initial weights.
 fn open(preset: &Preset) -> StockEngine {
+    open_by(preset, StockEngine::open)
+}
+
+fn open_by(preset: &Preset, open: impl FnOnce(&Environment, &Path, &Manifest, &SessionOptions) -> Result<StockEngine, EngineError>) -> StockEngine {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let graphs = directory.path().join("graphs");
     let manifest = export(preset, &graphs).expect("exported");
     let options = SessionOptions { threads: 1, ..SessionOptions::default() };
-    let mut engine = StockEngine::open(&environment().expect("ONNX Runtime is set up"), &graphs, &manifest, &options).expect("open");
+    let mut engine = open(&environment().expect("ONNX Runtime is set up"), &graphs, &manifest, &options).expect("open");
     engine.load_weights(&initial_weights(preset).expect("weights")).expect("they fit");
     engine
 }
@@ -67,10 +71,11 @@ fn both_passes_of_a_micro_batch_give_the_same_embeddings() {
         let all = join(&[crops(0), crops(1), crops(2)]);
         engine.forward_backward(&slices(&all)).expect("a step");
         for micro in 0..COUNT {
-            load_crops(&mut engine.crops, &slices(&all), micro).expect("written");
             let accumulation = engine.accumulation.as_mut().expect("several micro-batches");
             accumulation.select(micro, &mut engine.train_step).expect("bound");
-            engine.train_step.run().expect("a pass");
+            let groups = slices(&all);
+            let crops = BatchCrops { groups: &groups, number: None }.micro_batch(micro);
+            engine.crops.run(&mut engine.train_step, crops, None).expect("a pass");
             let embedded = engine.accumulation.as_ref().expect("as before").embeddings(micro);
             assert_eq!(engine.output("embeddings").expect("read").expect("requested"), embedded, "{target}: micro-batch {micro}");
         }
@@ -117,6 +122,47 @@ fn a_step_starts_from_no_gradients() {
     let first = gradient();
     assert!(first.data.iter().any(|&value| value != 0.0));
     assert_eq!(first, gradient());
+}
+
+/// The batch of a step, of micro-batches of its own.
+fn batch(step: usize) -> Vec<Vec<u8>> {
+    join(&[crops(3 * step), crops(3 * step + 1), crops(3 * step + 2)])
+}
+
+#[test]
+fn copying_ahead_changes_no_bit() {
+    let preset = preset(COUNT * BATCH, COUNT, "native");
+    let mut host = open(&preset);
+    let (mut device, mut ahead) = (open_by(&preset, StockEngine::open_as_on_device), open_by(&preset, StockEngine::open_as_on_device));
+    for step in 0..3 {
+        let (crops, next_crops) = (batch(step), batch(step + 1));
+        let (groups, next_groups) = (slices(&crops), slices(&next_crops));
+        let expected = host.forward_backward(&groups).expect("a step");
+        let next = BatchCrops { groups: &next_groups, number: Some(step as u64 + 1) };
+        let got = ahead.forward_backward_with_next(BatchCrops { groups: &groups, number: Some(step as u64) }, Some(next));
+        assert_eq!(got.expect("a step"), expected, "step {step}");
+        assert_eq!(device.forward_backward(&groups).expect("a step"), expected, "step {step}, no next batch");
+        for engine in [&device, &ahead] {
+            assert_eq!(engine.gradients.to_weights().expect("read"), host.gradients.to_weights().expect("read"), "step {step}");
+            assert_eq!(engine.statistics.to_weights().expect("read"), host.statistics.to_weights().expect("read"), "step {step}");
+        }
+        for engine in [&mut host, &mut device, &mut ahead] {
+            engine.update(0.1, true).expect("update");
+        }
+    }
+}
+
+#[test]
+fn micro_batches_of_a_step_that_was_broken_off_have_no_influence() {
+    let preset = preset(COUNT * BATCH, COUNT, "cpu");
+    let mut engine = open_by(&preset, StockEngine::open_as_on_device);
+    let (broken_off, whole) = (batch(0), batch(1));
+    let groups = slices(&broken_off);
+    let crops = BatchCrops { groups: &groups, number: None };
+    let accumulation = engine.accumulation.as_mut().expect("several micro-batches");
+    accumulation.embed(&mut engine.crops, crops.micro_batch(COUNT - 1), crops.micro_batch(0)).expect("a pass");
+    let got = engine.forward_backward(&slices(&whole)).expect("a step");
+    assert_eq!(got, open(&preset).forward_backward(&slices(&whole)).expect("a step"));
 }
 
 #[test]

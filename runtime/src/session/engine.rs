@@ -2,7 +2,7 @@
 
 use graphgen::weights::Weights;
 
-use super::{EngineError, EngineState, LossScaling, OptimizerState, QueueState, StepOutput, StockEngine};
+use super::{BatchCrops, EngineError, EngineState, LossScaling, OptimizerState, QueueState, StepOutput, StockEngine};
 
 /// Which engine runs the graphs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -25,6 +25,21 @@ pub trait Engine {
     /// # Errors
     /// Slices of the wrong size, and whatever ONNX Runtime reports.
     fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError>;
+
+    /// Whether [`forward_backward_with_next`](Self::forward_backward_with_next) copies the next batch's crops.
+    fn copies_ahead(&self) -> bool {
+        false
+    }
+
+    /// [`forward_backward`](Self::forward_backward) of a batch. An engine that [copies ahead](Self::copies_ahead) copies crops
+    /// of the `next` one meanwhile; a later step knows them by the batch's number. Whichever batch that step has, it has its
+    /// own crops.
+    ///
+    /// # Errors
+    /// As [`forward_backward`](Self::forward_backward), and whatever is wrong with the next batch or its copy.
+    fn forward_backward_with_next(&mut self, batch: BatchCrops<'_>, _next: Option<BatchCrops<'_>>) -> Result<StepOutput, EngineError> {
+        self.forward_backward(batch.groups)
+    }
 
     /// Takes the embeddings of the last step into the queue; until it is called they are not in it.
     ///
@@ -110,6 +125,14 @@ pub trait Engine {
 impl Engine for StockEngine {
     fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
         self.forward_backward(crops)
+    }
+
+    fn copies_ahead(&self) -> bool {
+        self.copies_ahead()
+    }
+
+    fn forward_backward_with_next(&mut self, batch: BatchCrops<'_>, next: Option<BatchCrops<'_>>) -> Result<StepOutput, EngineError> {
+        self.forward_backward_with_next(batch, next)
     }
 
     fn advance_queue(&mut self) -> Result<(), EngineError> {

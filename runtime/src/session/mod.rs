@@ -3,6 +3,7 @@
 mod accumulation;
 mod assignment;
 mod bound;
+mod crops;
 mod encoder;
 mod engine;
 mod engine_state;
@@ -17,6 +18,7 @@ mod state;
 mod stock;
 mod training_api;
 
+pub use crops::BatchCrops;
 pub use encoder::{Encoder, EncoderOutput};
 pub use engine::{Engine, EngineKind};
 pub(crate) use engine_state::state_of;

@@ -85,6 +85,14 @@ impl EngineError {
         let activity = activity.into();
         move |source| EngineError::Run { activity, source }
     }
+
+    /// Says whose state or data it is that does not fit.
+    pub(crate) fn of(self, whose: &str) -> EngineError {
+        match self {
+            EngineError::State { name, problem } => EngineError::State { name: format!("{name} of {whose}"), problem },
+            other => other,
+        }
+    }
 }
 
 /// Momentum and the like, as they are saved.
@@ -159,10 +167,6 @@ impl<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug> HostInput
     /// What was written last.
     pub(crate) fn data(&self) -> &[T] {
         self.host.extract_tensor().1
-    }
-
-    pub(crate) fn shape(&self) -> Vec<usize> {
-        dimensions(&self.host)
     }
 
     /// What a graph reads.

@@ -1,9 +1,10 @@
 //! The stock engine: `train_step.onnx` and `optimizer.onnx` in any ONNX Runtime, with the state bound in place.
 //!
-//! All tensors are bound once. A parameter is an input of both graphs and, as `next/<parameter>`, an output of the
-//! optimizer that overwrites it. ONNX Runtime does not know that the two are the same memory. That is safe here because
-//! in both graphs every reader of a state's old value is an ancestor of the write: an update is computed from all of it.
-//! With several micro-batches the same holds for a gradient and the sum that it is added to, `accumulated/<parameter>`.
+//! All tensors are bound once, but for [crops](super::crops) on a device. A parameter is an input of both graphs and, as
+//! `next/<parameter>`, an output of the optimizer that overwrites it. ONNX Runtime does not know that the two are the same
+//! memory. That is safe here because in both graphs every reader of a state's old value is an ancestor of the write: an
+//! update is computed from all of it. With several micro-batches the same holds for a gradient and the sum that it is added
+//! to, `accumulated/<parameter>`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,8 +17,9 @@ use ort::value::Tensor;
 
 use super::accumulation::Accumulation;
 use super::bound::Bound;
+use super::crops::{BatchCrops, CropInputs};
 use super::queue::Queue;
-use super::state::{EngineError, HostInput, OptimizerState, QueueState, Tensors, read, write, zeros};
+use super::state::{EngineError, HostInput, Memory, OptimizerState, QueueState, Tensors, read, write, zeros};
 use super::{EngineState, SessionOptions};
 
 /// What the forward and backward passes of one step give the host.
@@ -52,7 +54,7 @@ pub struct StockEngine {
     optimizer: Bound,
     /// With several micro-batches a step.
     accumulation: Option<Accumulation>,
-    crops: Vec<HostInput<u8>>,
+    crops: CropInputs,
     /// In supervised training.
     labels: Option<HostInput<i64>>,
     parameters: Tensors,
@@ -77,10 +79,31 @@ impl StockEngine {
     /// # Errors
     /// Graphs that ONNX Runtime does not accept, or whose inputs and outputs are not those of the contract.
     pub fn open(environment: &Environment, directory: &Path, manifest: &Manifest, options: &SessionOptions) -> Result<StockEngine, EngineError> {
+        StockEngine::open_in(environment, directory, manifest, options, |train_step| train_step.memory(options))
+    }
+
+    /// An engine on the CPU for which a part of the host's memory is that of a device.
+    #[cfg(test)]
+    pub(crate) fn open_as_on_device(
+        environment: &Environment,
+        directory: &Path,
+        manifest: &Manifest,
+        options: &SessionOptions,
+    ) -> Result<StockEngine, EngineError> {
+        StockEngine::open_in(environment, directory, manifest, options, |_| Ok(Memory::Device(ort::memory::Allocator::default())))
+    }
+
+    fn open_in(
+        environment: &Environment,
+        directory: &Path,
+        manifest: &Manifest,
+        options: &SessionOptions,
+        memory: impl FnOnce(&Bound) -> Result<Memory, EngineError>,
+    ) -> Result<StockEngine, EngineError> {
         let mut train_step = Bound::open(environment, directory, &manifest.train_step, options)?;
         let mut optimizer = Bound::open(environment, directory, &manifest.optimizer, options)?;
 
-        let memory = train_step.memory(options)?;
+        let memory = memory(&train_step)?;
         let mut parameters = Tensors::zeros_in(&memory, manifest.parameters.iter().map(|spec| (spec.name.as_str(), spec)))?;
         let mut statistics = Tensors::zeros_in(&memory, manifest.running_statistics.iter().map(|spec| (spec.name.as_str(), spec)))?;
         let mut gradients = Tensors::zeros_in(&memory, named(&manifest.train_step.outputs, |name| name.starts_with("grad/")))?;
@@ -100,10 +123,7 @@ impl StockEngine {
         let (learning_rate, train_prototypes) =
             (HostInput::zeros(&memory, &[1]).map_err(allocating())?, HostInput::zeros(&memory, &[1]).map_err(allocating())?);
         let mut loss = zeros::<f32>(&[1]).map_err(allocating())?;
-        let mut crops = Vec::new();
-        while let Some(input) = manifest.train_step.inputs.iter().find(|input| input.name == format!("crops/{}", crops.len())) {
-            crops.push(HostInput::zeros(&memory, &input.shape).map_err(allocating())?);
-        }
+        let crops = CropInputs::zeros(&manifest.train_step.inputs, &memory).map_err(allocating())?;
         if crops.is_empty() {
             return Err(train_step.contract("expected an input crops/0, found none"));
         }
@@ -111,8 +131,8 @@ impl StockEngine {
         let labels = labels.map(|input| HostInput::<i64>::zeros(&memory, &input.shape)).transpose().map_err(allocating())?;
 
         let bind_state = |binding: &mut IoBinding, name: &str| {
-            if let Some(index) = name.strip_prefix("crops/").and_then(|index| index.parse::<usize>().ok()) {
-                return crops.get(index).map_or(Ok(false), |crops: &HostInput<u8>| crops.bind(binding, name));
+            if crops.bind(binding, name)? {
+                return Ok(true);
             }
             if name == "labels" {
                 return labels.as_ref().map_or(Ok(false), |labels| labels.bind(binding, name));
@@ -195,28 +215,49 @@ impl StockEngine {
     /// # Errors
     /// Slices of the wrong size, and whatever ONNX Runtime reports.
     pub fn forward_backward(&mut self, crops: &[&[u8]]) -> Result<StepOutput, EngineError> {
-        let shapes: Vec<Vec<usize>> = self.crops.iter().map(HostInput::shape).collect();
-        check_crops(&shapes, crops, self.accumulation.as_ref().map_or(1, Accumulation::count))?;
+        self.forward_backward_with_next(BatchCrops { groups: crops, number: None }, None)
+    }
+
+    /// Whether a step has the crops of the next one copied: on a device.
+    pub fn copies_ahead(&self) -> bool {
+        self.crops.copies_ahead()
+    }
+
+    /// [`forward_backward`](Self::forward_backward) of a batch; on a device, the crops of the `next` one are copied
+    /// meanwhile, as much of them as the next step begins with. That step may be one of another batch.
+    ///
+    /// # Errors
+    /// Slices of the wrong size in either batch, before anything is done; and whatever ONNX Runtime reports, of the copy, too.
+    pub fn forward_backward_with_next(&mut self, batch: BatchCrops<'_>, next: Option<BatchCrops<'_>>) -> Result<StepOutput, EngineError> {
+        let count = self.accumulation.as_ref().map_or(1, Accumulation::count);
+        self.crops.check(batch, count)?;
+        if let Some(next) = next {
+            self.crops.check(next, count).map_err(|error| error.of("the next batch"))?;
+        }
+        if batch.number.is_none() {
+            self.crops.forget();
+        }
+        let next = next.map(|next| next.micro_batch(0));
         let loss = match &mut self.accumulation {
             None => {
-                load_crops(&mut self.crops, crops, 0)?;
-                self.train_step.run()?;
+                self.crops.run(&mut self.train_step, batch.micro_batch(0), next)?;
                 scalar(&self.loss)
             }
             Some(accumulation) => {
-                for micro in 0..accumulation.count() {
-                    load_crops(&mut self.crops, crops, micro)?;
-                    accumulation.embed(micro)?;
+                for micro in 0..count {
+                    // The training step begins with the first one again.
+                    let following = batch.micro_batch((micro + 1) % count);
+                    accumulation.embed(&mut self.crops, batch.micro_batch(micro), following)?;
                 }
                 accumulation.assign()?;
                 let mut sum = 0.0;
-                for micro in 0..accumulation.count() {
-                    load_crops(&mut self.crops, crops, micro)?;
+                for micro in 0..count {
                     accumulation.select(micro, &mut self.train_step)?;
-                    self.train_step.run()?;
+                    let following = if micro + 1 < count { Some(batch.micro_batch(micro + 1)) } else { next };
+                    self.crops.run(&mut self.train_step, batch.micro_batch(micro), following)?;
                     sum += f64::from(scalar(&self.loss));
                 }
-                (sum / accumulation.count() as f64) as f32
+                (sum / count as f64) as f32
             }
         };
         let over_all = self.accumulation.iter().flat_map(|accumulation| accumulation.stats().iter());
@@ -381,33 +422,6 @@ impl StockEngine {
     pub fn output(&self, name: &str) -> Result<Option<WeightTensor>, EngineError> {
         Ok(self.requested.get(name)?.or(self.gradients.get(name)?))
     }
-}
-
-/// Whether there is a slice of the right size for each group of crops, over `count` micro-batches. `shapes`: those of the
-/// graph's inputs.
-pub(super) fn check_crops(shapes: &[Vec<usize>], crops: &[&[u8]], count: usize) -> Result<(), EngineError> {
-    if crops.len() != shapes.len() {
-        let problem = format!("expected {} groups of crops, got {}", shapes.len(), crops.len());
-        return Err(EngineError::State { name: "crops".into(), problem });
-    }
-    for (index, (shape, bytes)) in shapes.iter().zip(crops).enumerate() {
-        let expected = count * shape.iter().product::<usize>();
-        if bytes.len() != expected {
-            let times = if count > 1 { format!("{count} micro-batches of ") } else { String::new() };
-            let problem = format!("expected {expected} bytes for {times}shape {shape:?}, got {}", bytes.len());
-            return Err(EngineError::State { name: format!("crops/{index}"), problem });
-        }
-    }
-    Ok(())
-}
-
-/// Copies the crops of one micro-batch; [`check_crops`] has checked the sizes.
-fn load_crops(inputs: &mut [HostInput<u8>], crops: &[&[u8]], micro: usize) -> Result<(), EngineError> {
-    for (input, bytes) in inputs.iter_mut().zip(crops) {
-        let pixels = input.data().len();
-        input.write(&bytes[micro * pixels..][..pixels]).map_err(EngineError::run("writing the crops"))?;
-    }
-    Ok(())
 }
 
 /// The specs of wanted names.

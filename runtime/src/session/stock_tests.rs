@@ -69,9 +69,20 @@ fn models() -> PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models")
 }
 
+fn options() -> SessionOptions {
+    SessionOptions { threads: 1, ..SessionOptions::default() }
+}
+
 fn open(manifest: &Manifest) -> Result<StockEngine, EngineError> {
-    let options = SessionOptions { threads: 1, ..SessionOptions::default() };
-    StockEngine::open(&environment().expect("ONNX Runtime is set up"), &models(), manifest, &options)
+    StockEngine::open(&environment().expect("ONNX Runtime is set up"), &models(), manifest, &options())
+}
+
+/// An engine with weights that takes the host's memory for a device's.
+fn open_as_on_device() -> StockEngine {
+    let engine = StockEngine::open_as_on_device(&environment().expect("ONNX Runtime is set up"), &models(), &manifest(), &options());
+    let mut engine = engine.expect("open");
+    engine.load_weights(&weights()).expect("load");
+    engine
 }
 
 fn weights() -> Weights {
@@ -136,6 +147,63 @@ fn steps_update_the_state_in_place() {
         assert_close(&engine.optimizer_state().expect("read").moments["momentum/w"].data, &reference.momentum);
     }
     assert_eq!(engine.optimizer_state().expect("read").step, Some(4));
+}
+
+/// Takes a step on numbered crops; its loss and gradient.
+fn step(engine: &mut StockEngine, number: usize, next: Option<usize>) -> (StepOutput, WeightTensor) {
+    let (pixels, next_pixels) = (crops(number), next.map(crops));
+    let (groups, next_groups) = ([pixels.as_slice()], next_pixels.as_ref().map(|pixels| [pixels.as_slice()]));
+    let numbered = |number: usize| Some(number as u64);
+    let next = next.zip(next_groups.as_ref()).map(|(next, groups)| BatchCrops { groups, number: numbered(next) });
+    let output = engine.forward_backward_with_next(BatchCrops { groups: &groups, number: numbered(number) }, next).expect("a step");
+    let gradient = engine.output("grad/w").expect("read").expect("a gradient");
+    engine.advance_queue().expect("a copy");
+    engine.update(0.1, true).expect("update");
+    (output, gradient)
+}
+
+#[test]
+fn copying_ahead_changes_no_bit() {
+    let mut host = open(&manifest()).expect("open");
+    host.load_weights(&weights()).expect("load");
+    let (mut device, mut ahead) = (open_as_on_device(), open_as_on_device());
+    assert_eq!([&host, &device].map(StockEngine::copies_ahead), [false, true]);
+    for number in 0..5 {
+        let expected = step(&mut host, number, Some(number + 1));
+        assert_eq!(step(&mut device, number, None), expected, "step {number}, nothing ahead");
+        assert_eq!(step(&mut ahead, number, Some(number + 1)), expected, "step {number}");
+    }
+    for engine in [&device, &ahead] {
+        assert_eq!(engine.weights().expect("read"), host.weights().expect("read"));
+        assert_eq!(engine.queue_state().expect("read"), host.queue_state().expect("read"));
+    }
+}
+
+#[test]
+fn a_batch_that_was_copied_ahead_and_given_up_has_no_influence() {
+    let (mut plain, mut ahead) = (open_as_on_device(), open_as_on_device());
+    // Going back: the step after 0 is not 1, and 1 comes later with crops of its own.
+    step(&mut plain, 0, None);
+    step(&mut ahead, 0, Some(1));
+    for number in [2, 1] {
+        assert_eq!(step(&mut ahead, number, Some(7)), step(&mut plain, number, None), "step {number}");
+    }
+    // Crops without a number.
+    let (got, expected) = (ahead.forward_backward(&[&crops(3)]), plain.forward_backward(&[&crops(3)]));
+    assert_eq!(got.expect("a step"), expected.expect("a step"));
+}
+
+#[test]
+fn a_next_batch_of_the_wrong_size_is_named_before_the_step() {
+    for mut engine in [open_as_on_device(), open(&manifest()).expect("open")] {
+        engine.load_weights(&weights()).expect("load");
+        let pixels = crops(0);
+        let (groups, next_groups) = ([pixels.as_slice()], [&pixels[..5]]);
+        let next = BatchCrops { groups: &next_groups, number: Some(1) };
+        let error = engine.forward_backward_with_next(BatchCrops { groups: &groups, number: Some(0) }, Some(next)).expect_err("size").to_string();
+        assert!(error.contains("crops/0 of the next batch: expected 48 bytes for shape [4, 3, 2, 2], got 5"), "{error}");
+        assert_eq!(engine.weights().expect("read"), weights(), "the running statistics stay");
+    }
 }
 
 #[test]

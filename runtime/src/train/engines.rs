@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use graphgen::manifest::Manifest;
-use graphgen::preset::{Preset, Target};
+use graphgen::preset::{Preset, Provider, Target};
 use graphgen::training_api;
 use ort::environment::Environment;
 
@@ -21,6 +21,14 @@ pub fn check(kind: EngineKind, preset: &Preset) -> Result<(), TrainError> {
         EngineKind::Stock if preset.train.resolved_target() == Target::OrtTraining => Err(TrainError::TrainingKernels),
         EngineKind::Stock => Ok(()),
         EngineKind::TrainingApi => Ok(training_api::check(preset)?),
+    }
+}
+
+/// Batches that a run holds at once: on a device the stock engine copies the next one during a step.
+pub fn batches_held(kind: EngineKind, preset: &Preset) -> usize {
+    match (kind, preset.train.provider) {
+        (EngineKind::TrainingApi, _) | (EngineKind::Stock, Provider::Cpu) => 1,
+        (EngineKind::Stock, Provider::Cuda | Provider::Directml) => 2,
     }
 }
 

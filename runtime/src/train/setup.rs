@@ -19,8 +19,9 @@ use super::training::{Course, Training};
 use super::{InitRecord, Interrupt, MetricsLog, Probe, RunDirectory, TrainError, Trainer, engines};
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 use crate::kernels::KernelSet;
+use crate::session::EngineKind;
 
-/// Batches made ahead of the one in use.
+/// Batches made ahead of those in use.
 const BATCHES_AHEAD: usize = 3;
 
 /// A run whose data, directory, checkpoint and initial weights fit together. Nothing has been written yet.
@@ -49,7 +50,7 @@ impl<'a> Setup<'a> {
         let preset = options.source.preset();
         let run = RunDirectory::new(&options.run);
         let dataset = Arc::new(Dataset::open(&options.data)?.subset(preset.data.limit, preset.train.seed));
-        let loader = Loader::new(Arc::clone(&dataset), loader_config(preset, &run))?;
+        let loader = Loader::new(Arc::clone(&dataset), loader_config(preset, &run, options.engine))?;
         run.check(preset)?;
         engines::check(options.engine, preset)?;
         let probe = options.probe.as_ref().map(|probe| Probe::open(probe, preset.train.seed, options.threads)).transpose()?;
@@ -134,7 +135,7 @@ impl<'a> Setup<'a> {
     }
 }
 
-fn loader_config(preset: &Preset, run: &RunDirectory) -> LoaderConfig {
+fn loader_config(preset: &Preset, run: &RunDirectory, engine: EngineKind) -> LoaderConfig {
     LoaderConfig {
         crops: preset.crops.clone(),
         batch_size: preset.train.batch_size,
@@ -143,6 +144,7 @@ fn loader_config(preset: &Preset, run: &RunDirectory) -> LoaderConfig {
         workers: preset.train.workers,
         // Large batches of several micro-batches: as many micro-batches, but at least the next batch.
         batches_ahead: BATCHES_AHEAD.div_ceil(preset.train.accumulate),
+        batches_held: engines::batches_held(engine, preset),
         decode: DecodeOptions { exif_orientation: preset.data.exif_orientation, ..DecodeOptions::default() },
         broken: BrokenPolicy { max_share: preset.data.max_broken_share, list: Some(run.broken_images()) },
     }

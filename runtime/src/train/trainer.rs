@@ -8,7 +8,7 @@ use graphgen::weights::Weights;
 
 use super::checkpoint::Checkpoint;
 use super::{LearningRate, TrainError};
-use crate::session::Engine;
+use crate::session::{BatchCrops, Engine};
 
 /// What a step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,13 +85,13 @@ impl Trainer {
         Ok(())
     }
 
-    /// The first half of a step: loss and gradients of one batch, u8 [N·count·B, 3, S, S] for each group of adjacent crops
-    /// of equal size, micro-batch after micro-batch, each of them crop-major. [`apply`](Self::apply) or
-    /// [`skip`](Self::skip) next; the report's queue is that before the step.
+    /// The first half of a step: loss and gradients of one batch. `next`: the batch of the step after it, where it is known
+    /// and the engine [copies ahead](Engine::copies_ahead). [`apply`](Self::apply) or [`skip`](Self::skip) next; the report's
+    /// queue is that before the step.
     ///
     /// # Errors
     /// Whatever the engine reports.
-    pub fn forward(&mut self, crops: &[&[u8]]) -> Result<StepReport, TrainError> {
+    pub fn forward(&mut self, batch: BatchCrops<'_>, next: Option<BatchCrops<'_>>) -> Result<StepReport, TrainError> {
         let (step, epoch) = (self.step, self.step / self.steps_per_epoch);
         if self.may_skip {
             self.statistics = self.engine.running_statistics()?;
@@ -102,7 +102,7 @@ impl Trainer {
 
         // 2. to 5. and the backward pass of 6. are the engine's: normalised prototypes, forward, codes, loss, gradients;
         // with several micro-batches, the mean of their gradients.
-        let output = self.engine.forward_backward(crops)?;
+        let output = self.engine.forward_backward_with_next(batch, next)?;
         let (loss, mut stats) = (output.loss, output.stats);
         // In mixed precision an overflow is no error: the optimizer leaves the step out and lowers the loss scale.
         let scaling = self.engine.loss_scaling()?;

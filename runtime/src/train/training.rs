@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::saves::Saves;
 use super::{Interrupt, MetricsLog, RunDirectory, StepMetrics, StopSignal, TrainError, Trainer};
 use crate::data::{Batch, BatchStream, Loader};
+use crate::session::BatchCrops;
 
 /// How often a run that waits for data looks for requests to stop.
 const POLL: Duration = Duration::from_millis(200);
@@ -82,8 +83,9 @@ impl Training {
         let mut stream = self.stream();
         let mut progress = Progress::new(self.trainer.steps_done(), self.course.last_step, self.preset.train.epochs);
         let mut ended = Instant::now();
+        let mut ahead = None;
         while self.trainer.steps_done() < self.course.last_step {
-            let batch = match self.next_batch(&mut stream) {
+            let batch = match self.next_batch(&mut stream, ahead.take()) {
                 Ok(Some(batch)) => batch,
                 stopped_or_stalled => {
                     stream.abandon();
@@ -91,7 +93,9 @@ impl Training {
                     return stopped_or_stalled.map(|_| self.interrupt.stop_requested());
                 }
             };
-            let Some(mut metrics) = self.step(&batch)? else {
+            ahead = self.batch_ahead(&mut stream);
+            let Some(mut metrics) = self.step(&batch, ahead.as_ref())? else {
+                ahead = None;
                 stream = self.stream();
                 continue;
             };
@@ -116,13 +120,14 @@ impl Training {
         self.loader.stream((step / steps_per_epoch) as usize, (step % steps_per_epoch) as usize)
     }
 
-    /// The next batch; `None` if the run is asked to stop.
-    fn next_batch(&mut self, stream: &mut BatchStream) -> Result<Option<Batch>, TrainError> {
+    /// The next batch, which may have been taken `ahead`; `None` if the run is asked to stop.
+    fn next_batch(&mut self, stream: &mut BatchStream, mut ahead: Option<Batch>) -> Result<Option<Batch>, TrainError> {
         loop {
             if self.interrupt.stop_requested().is_some() {
                 return Ok(None);
             }
-            if let Some(batch) = stream.next_within(POLL)? {
+            let batch = if ahead.is_some() { ahead.take() } else { stream.next_within(POLL)? };
+            if let Some(batch) = batch {
                 self.guards.batch_came();
                 return Ok(Some(batch));
             }
@@ -130,10 +135,18 @@ impl Training {
         }
     }
 
+    /// The batch of the step after the present one, if the engine copies it meanwhile and the loader has made it.
+    fn batch_ahead(&self, stream: &mut BatchStream) -> Option<Batch> {
+        let is_needed = self.trainer.steps_done() + 1 < self.course.last_step;
+        if is_needed && self.trainer.engine().copies_ahead() { stream.next_if_ready() } else { None }
+    }
+
     /// Takes a step and gives its line, whose speed is to be filled in; `None` if the run has gone back to an earlier step.
-    fn step(&mut self, batch: &Batch) -> Result<Option<StepMetrics>, TrainError> {
-        let crops: Vec<&[u8]> = (0..self.preset.crops.groups().len()).map(|group| batch.crops(group)).collect();
-        let mut report = self.trainer.forward(&crops)?;
+    fn step(&mut self, batch: &Batch, next: Option<&Batch>) -> Result<Option<StepMetrics>, TrainError> {
+        let (groups, next_groups) = (batch.groups(), next.map(Batch::groups));
+        let crops = BatchCrops { groups: &groups, number: Some(batch.number()) };
+        let next_crops = next.zip(next_groups.as_deref()).map(|(next, groups)| BatchCrops { groups, number: Some(next.number()) });
+        let mut report = self.trainer.forward(crops, next_crops)?;
         let mut skipped = false;
         match self.guards.judge(&report) {
             None => self.trainer.apply(&mut report)?,

@@ -13,7 +13,7 @@ use graphgen::optim::optimizer_step;
 use graphgen::preset::Preset;
 use graphgen::weights::{WeightTensor, Weights};
 use runtime::session::environment::environment;
-use runtime::session::{OptimizerState, QueueState, StockEngine};
+use runtime::session::{BatchCrops, OptimizerState, QueueState, StockEngine};
 use runtime::train::{LearningRate, Trainer, open_engine};
 
 use super::fixture::{Fixture, Projected, distances, overrides};
@@ -188,7 +188,8 @@ fn check_free(name: &'static str) {
     let mut worst: f64 = 0.0;
     for (step, loss) in run.losses().iter().enumerate() {
         let crops = run.crops(step);
-        let mut report = trainer.forward(&crops.iter().map(Vec::as_slice).collect::<Vec<_>>()).expect("a step's first half");
+        let groups: Vec<&[u8]> = crops.iter().map(Vec::as_slice).collect();
+        let mut report = trainer.forward(BatchCrops { groups: &groups, number: None }, None).expect("a step's first half");
         trainer.apply(&mut report).expect("its second half");
         let error = (f64::from(report.loss) / loss - 1.0).abs();
         assert!(error <= FREE, "{name}, step {step}: {error:e}");

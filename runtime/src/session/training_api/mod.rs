@@ -23,10 +23,10 @@ use ort::value::{DynValue, Tensor};
 
 use self::ffi::{AnyTensor, Step};
 use self::micro_batches::MicroBatches;
+use super::crops::check_crops;
 use super::options::creating;
 use super::queue::Queue;
 use super::state::{Memory, Tensors, dimensions, zeros};
-use super::stock::check_crops;
 use super::{Engine, EngineError, EngineState, LossScaling, OptimizerState, QueueState, SessionOptions, StateTensor, StateTensors, StepOutput};
 
 /// The training session of a run.
