@@ -143,8 +143,10 @@ impl Engine for Watched {
     }
 
     fn copies_ahead(&self) -> bool {
-        // Whether a batch is ready must not depend on how fast the loader is.
-        std::thread::sleep(Duration::from_millis(200));
+        if self.copies_ahead {
+            // Whether a batch is ready must not depend on how fast the loader is.
+            std::thread::sleep(Duration::from_millis(500));
+        }
         self.copies_ahead
     }
 
