@@ -33,14 +33,14 @@ pub(super) fn rows_times_panels<S: Simd>(simd: S, shape: Shape, a: &[f32], b: &[
 fn rows_times_panels_in<S: Simd, const ROWS: usize>(simd: S, shape: Shape, a: &[f32], b: &[f32], c: &mut [f32]) {
     let width = TILE_VECTORS * S::F32_LANES;
     for (panel, b) in b.chunks_exact(shape.k * PANEL).take(shape.n / PANEL).enumerate() {
-        for column in (0..PANEL).step_by(width) {
-            for row in (0..shape.m).step_by(ROWS) {
-                let rows = ROWS.min(shape.m - row);
-                // Rows behind the last repeat it: their sums are dropped.
-                let a: [&[f32]; ROWS] = std::array::from_fn(|index| {
-                    let start = (row + index.min(rows - 1)) * shape.a_stride;
-                    &a[start..start + shape.k]
-                });
+        for row in (0..shape.m).step_by(ROWS) {
+            let rows = ROWS.min(shape.m - row);
+            // Rows behind the last repeat it: their sums are dropped.
+            let a: [&[f32]; ROWS] = std::array::from_fn(|index| {
+                let start = (row + index.min(rows - 1)) * shape.a_stride;
+                &a[start..start + shape.k]
+            });
+            for column in (0..PANEL).step_by(width) {
                 let mut tile = [[simd.splat_f32s(0.0); TILE_VECTORS]; ROWS];
                 add_broadcast_rows(simd, shape.k, a, &b[column..], &mut tile);
                 for (index, sums) in tile.iter().enumerate().take(rows) {
