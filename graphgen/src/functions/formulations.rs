@@ -26,6 +26,8 @@ pub(crate) struct Formulations {
     pub(crate) weight_gradient: WeightGradientForm,
     /// The gradient of max pooling.
     pub(crate) max_pool_grad: MaxPoolGradForm,
+    /// The L2 norms of LARS.
+    pub(crate) norm: NormForm,
     /// Element type of Sinkhorn-Knopp's logarithms: f64, or f32 where there is no other.
     pub(crate) sinkhorn: DType,
     /// Whether bodies may use operators of `com.microsoft`.
@@ -97,6 +99,15 @@ impl ConvolutionForm {
     }
 }
 
+/// How the L2 norms of LARS are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormForm {
+    /// Squares, summed up.
+    Squares,
+    /// Every row times itself: no squares are written.
+    Products,
+}
+
 /// How the gradient of max pooling is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MaxPoolGradForm {
@@ -120,6 +131,7 @@ impl Target {
             winograd: false,
             weight_gradient: WeightGradientForm::OneGemm,
             max_pool_grad: MaxPoolGradForm::Phases,
+            norm: NormForm::Squares,
             sinkhorn: DType::F64,
             microsoft: false,
         };
@@ -132,6 +144,7 @@ impl Target {
             winograd: false,
             weight_gradient: WeightGradientForm::Cpu,
             max_pool_grad: MaxPoolGradForm::ScatterAdd,
+            norm: NormForm::Products,
             sinkhorn: DType::F64,
             microsoft: true,
         };

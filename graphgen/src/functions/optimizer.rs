@@ -5,8 +5,9 @@
 
 use ndarray::ArrayD;
 
+use super::formulations::NormForm;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
-use crate::ops::{Attribute, Domain, Greater, Operator, Vjp, Where};
+use crate::ops::{Attribute, Domain, FusedMatMul, Greater, Operator, Vjp, Where};
 use crate::preset::Target;
 
 /// SGD with momentum and coupled L2 decay (PyTorch's): `g ← g + wd·p`, `m ← μ·m + g`, `p ← p − lr·m`.
@@ -162,20 +163,26 @@ impl Operator for LarsStep {
         eval_momentum_update(self.momentum, p, gradient, m, lr[[0]])
     }
 
-    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [p, gradient, m, lr]) = start(["parameter", "gradient", "momentum", "learning_rate"], 3, inputs)?;
-        let gradient = self.scaled(&mut g, p, gradient)?;
+        let norm = match target.formulations().norm {
+            NormForm::Products if inputs[0].rank() > 1 => norm_by_products,
+            _ => norm,
+        };
+        let norms = [norm(&mut g, p)?, norm(&mut g, gradient)?];
+        let gradient = self.scaled(&mut g, [p, gradient], norms)?;
         momentum_update(&mut g, self.momentum, [p, gradient, m, lr])?;
         Ok(Some(g))
     }
 }
 
 impl LarsStep {
-    /// The decayed gradient times its rate: what goes into the momentum. It holds no shape constants.
-    pub(crate) fn scaled(&self, g: &mut Graph, p: ValueId, gradient: ValueId) -> Result<ValueId, GraphError> {
+    /// The decayed gradient times its rate: what goes into the momentum. It holds no shape constants. `norms`: those of the
+    /// parameter and the gradient, `[1; rank]`.
+    pub(crate) fn scaled(&self, g: &mut Graph, [p, gradient]: [ValueId; 2], norms: [ValueId; 2]) -> Result<ValueId, GraphError> {
         let rank = g.shape(p).len();
         let (zero, one) = (g.scalar(0.0, rank), g.scalar(1.0, rank));
-        let (parameter_norm, gradient_norm) = (norm(g, p)?, norm(g, gradient)?);
+        let [parameter_norm, gradient_norm] = norms;
         let numerator = g.scale(parameter_norm, self.trust_coefficient)?;
         let decayed_norm = g.scale(parameter_norm, self.weight_decay)?;
         let denominator = g.add(gradient_norm, decayed_norm)?;
@@ -196,13 +203,24 @@ impl LarsStep {
 
 /// L2 norm over all elements, `[1; rank]`. Every row is summed up for itself: ONNX Runtime adds millions of squares one
 /// after the other in f32, which loses up to 5e-4 of the norm.
-fn norm(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+pub(crate) fn norm(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
     let mut square = g.mul(x, x)?;
     let within_row: Vec<usize> = (1..g.shape(x).len()).collect();
     if !within_row.is_empty() {
         square = g.reduce_sum(square, &within_row, true)?;
     }
     let sum = g.reduce_sum(square, &[0], true)?;
+    g.sqrt(sum)
+}
+
+/// The same, with every row's sum a product of vectors: on ONNX Runtime's CPU provider it takes a quarter of the time for large
+/// rows, since no squares are written, and is at least as accurate.
+fn norm_by_products(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    let shape = g.shape(x).to_vec();
+    let rows = g.reshape(x, &[shape[0], 1, shape[1..].iter().product()])?;
+    let squares = g.apply(FusedMatMul { trans_a: false, trans_b: true }, &[rows, rows])?;
+    let sum = g.reduce_sum(squares, &[0], true)?;
+    let sum = g.reshape(sum, &vec![1; shape.len()])?;
     g.sqrt(sum)
 }
 

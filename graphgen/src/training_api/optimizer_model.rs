@@ -12,7 +12,7 @@
 //! update from the operator's, and all decay, before the operator updates.
 
 use crate::functions::SWAV_VERSION;
-use crate::functions::optimizer::{LarsStep, decayed};
+use crate::functions::optimizer::{LarsStep, decayed, norm};
 use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
 use crate::nn::Parameter;
 use crate::onnx::proto::{
@@ -177,7 +177,8 @@ fn flat_gradient(preset: &Preset) -> Result<Graph, GraphError> {
         OptimizerName::Lars => {
             let step =
                 LarsStep { momentum: optim.momentum, weight_decay: optim.weight_decay, trust_coefficient: optim.trust_coefficient, epsilon: LARS_EPSILON };
-            step.scaled(&mut g, p, gradient)?
+            let norms = [norm(&mut g, p)?, norm(&mut g, gradient)?];
+            step.scaled(&mut g, [p, gradient], norms)?
         }
         OptimizerName::Sgd | OptimizerName::Adam => decayed(&mut g, optim.weight_decay, p, gradient)?,
         OptimizerName::AdamW => g.identity(gradient)?,
