@@ -1,5 +1,6 @@
 //! `swav-rt bench step`: how long a training step takes, without a loader.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::options::with_provider;
 use super::output::Output;
 use crate::kernels::{KernelSet, measured_peak};
 use crate::machine::{peak_memory_bytes, thread_count};
-use crate::session::{BatchCrops, Engine, EngineKind, FunctionTime, read_profiles};
+use crate::session::{BatchCrops, ConvolutionShape, ConvolutionTime, Engine, EngineKind, FunctionTime, StepProfile, read_profiles};
 use crate::train::{engines, open_profiled_engine};
 
 /// Steps before the measurement: the first ones allocate.
@@ -54,6 +55,9 @@ pub struct Args {
     /// Also how much is computed, which share of the processor's speed that is, the peak memory, and the ten dearest functions
     #[arg(long)]
     pub profile: bool,
+    /// With --profile: also every shape of convolution, and sums of those with one kernel and stride; native kernels only
+    #[arg(long, requires = "profile")]
+    pub layers: bool,
 }
 
 /// Runs the command.
@@ -63,6 +67,9 @@ pub struct Args {
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     if args.steps == 0 {
         return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
+    }
+    if args.layers && args.kernels != KernelSet::Native {
+        return Err(UsageError("--layers: convolutions are kernels of their own among the native ones only; leave --kernels out".into()).into());
     }
     if args.profile && args.engine != EngineKind::Stock {
         return Err(UsageError("--profile: only the stock engine can be profiled; leave --engine out".into()).into());
@@ -97,13 +104,15 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         // The profiles are written when the sessions end.
         drop(engine);
         let threads = thread_count(args.threads);
+        let StepProfile { functions, convolutions } = read_profiles(&profiles, WARM_UP, PROFILED)?;
         Some(Profile {
             flops: flops(&graphs, &manifest)?,
             step: total,
             threads,
             peak_flops: (manifest.preset.train.provider == Provider::Cpu).then(|| measured_peak(threads)),
             peak_memory,
-            functions: read_profiles(&profiles, WARM_UP, PROFILED)?,
+            functions,
+            convolutions: args.layers.then_some(convolutions),
         })
     } else {
         None
@@ -195,6 +204,8 @@ struct Profile {
     peak_flops: Option<f64>,
     peak_memory: Option<u64>,
     functions: Vec<FunctionTime>,
+    /// If they are asked for.
+    convolutions: Option<Vec<ConvolutionTime>>,
 }
 
 impl Profile {
@@ -217,11 +228,22 @@ impl Profile {
                 "function": function.name, "kernels": function.kernels, "ms_per_step": milliseconds(function.time), "share": self.share(function),
             })
         });
-        serde_json::json!({
+        let mut value = serde_json::json!({
             "gflop": self.flops as f64 / 1e9, "gflops": self.speed() / 1e9, "peak_gflops": self.peak_flops.map(|peak| peak / 1e9),
             "share_of_peak": self.peak_flops.map(|peak| self.speed() / peak), "peak_memory_bytes": self.peak_memory,
             "kernels_ms": milliseconds(self.all_kernels()), "functions": functions.collect::<Vec<_>>(),
-        })
+        });
+        if let Some(convolutions) = &self.convolutions {
+            let layers = convolutions.iter().map(|convolution| {
+                let ConvolutionShape { kernel, stride, channels, size, images, .. } = convolution.shape;
+                serde_json::json!({
+                    "function": convolution.function, "kernel": kernel, "stride": stride, "channels": channels, "input_size": size, "images": images,
+                    "kernels": convolution.kernels, "ms_per_step": milliseconds(convolution.time), "gflop": convolution.flops() as f64 / 1e9,
+                })
+            });
+            value["layers"] = layers.collect();
+        }
+        value
     }
 
     fn text(&self) -> String {
@@ -238,6 +260,31 @@ impl Profile {
             let share = 100.0 * self.share(function);
             lines.push(format!("{:<28} {:>10.2} {share:>6.1} % {:>8}", function.name, milliseconds(function.time), function.kernels));
         }
+        lines.extend(self.convolutions.as_deref().map(layer_lines).unwrap_or_default());
         lines.into_iter().map(|line| line + "\n").collect()
     }
+}
+
+/// A line for every shape of convolution, and one for all of a kernel and a stride.
+fn layer_lines(convolutions: &[ConvolutionTime]) -> Vec<String> {
+    let line = |layer: String, function: &str, kernels: usize, flops: u64, time: Duration| {
+        let (gflop, ms) = (flops as f64 / 1e9, milliseconds(time));
+        format!("{layer:<34} {function:<15} {kernels:>8} {gflop:>8.2} {ms:>10.2} {:>8.1}", 1e3 * gflop / ms)
+    };
+    let mut lines = vec![format!("{:<34} {:<15} {:>8} {:>8} {:>10} {:>8}", "convolution", "function", "kernels", "GFLOP", "ms a step", "GFLOP/s")];
+    let mut sums: BTreeMap<(usize, usize, &str), (usize, u64, Duration)> = BTreeMap::new();
+    for convolution in convolutions {
+        let ConvolutionShape { kernel, stride, channels: [from, to], size: [height, width], images, .. } = convolution.shape;
+        let layer = format!("{kernel}x{kernel}, stride {stride}, {from} to {to}, {images} of {height}x{width}");
+        let (function, flops) = (convolution.function.as_str(), convolution.flops());
+        lines.push(line(layer, function, convolution.kernels, flops, convolution.time));
+        let sum = sums.entry((kernel, stride, function)).or_default();
+        *sum = (sum.0 + convolution.kernels, sum.1 + flops, sum.2 + convolution.time);
+    }
+    lines.extend(
+        sums.into_iter().map(|((kernel, stride, function), (kernels, flops, time))| {
+            line(format!("all {kernel}x{kernel}, stride {stride}"), function, kernels, flops, time)
+        }),
+    );
+    lines
 }

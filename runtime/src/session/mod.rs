@@ -27,7 +27,7 @@ pub use options::SessionOptions;
 #[cfg(test)]
 pub(crate) use options::creating;
 pub use placement::{PlacedNode, Placement};
-pub use profile::{FunctionTime, ProfileError, read_profiles};
+pub use profile::{ConvolutionShape, ConvolutionTime, FunctionTime, ProfileError, StepProfile, read_profiles};
 pub use provider::{ProviderError, ProviderOptions};
 pub use state::{EngineError, OptimizerState, QueueState};
 pub use stock::{LossScaling, StepOutput, StockEngine};
