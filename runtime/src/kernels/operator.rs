@@ -354,7 +354,7 @@ fn place(elements: Elements) -> Range<usize> {
 /// # Errors
 /// One that the kernel needs when it fills the output.
 fn overlapped(places: &[Range<usize>], own: &Range<usize>, index: usize, in_place: &[(u32, u32)]) -> Result<Vec<usize>, String> {
-    let overlapping = places.iter().enumerate().filter(|(_, place)| place.start < own.end && own.start < place.end);
+    let overlapping = places.iter().enumerate().filter(|(_, place)| place.start.max(own.start) < place.end.min(own.end));
     let inputs = overlapping.map(|(input, place)| match in_place.contains(&(input as u32, index as u32)) && place == own {
         true => Ok(input),
         false => Err(format!("output {index} lies in the memory of input {input}; expected memory of its own, or exactly that of an input of {in_place:?}")),
