@@ -399,7 +399,12 @@ impl WithSimd for PackBackward<'_> {
     fn with_simd<S: Simd>(self, _: S) {
         let PackBackward { w, len, count, taps, depth, packed } = self;
         for (output, w) in w.chunks(len).enumerate() {
-            transpose(w, taps, count, taps, &mut packed[output * PANEL..], depth * PANEL);
+            let packed = &mut packed[output * PANEL..];
+            if taps == 1 {
+                packed[..count].copy_from_slice(&w[..count]);
+            } else {
+                transpose(w, taps, count, taps, packed, depth * PANEL);
+            }
         }
     }
 }
