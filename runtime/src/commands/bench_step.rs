@@ -68,9 +68,6 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     if args.steps == 0 {
         return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
     }
-    if args.layers && args.kernels != KernelSet::Native {
-        return Err(UsageError("--layers: convolutions are kernels of their own among the native ones only; leave --kernels out".into()).into());
-    }
     if args.profile && args.engine != EngineKind::Stock {
         return Err(UsageError("--profile: only the stock engine can be profiled; leave --engine out".into()).into());
     }
@@ -105,6 +102,10 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         drop(engine);
         let threads = thread_count(args.threads);
         let StepProfile { functions, convolutions } = read_profiles(&profiles, WARM_UP, PROFILED)?;
+        if args.layers && convolutions.is_empty() {
+            let problem = "--layers: no convolution of this step is a kernel of its own; expected --kernels native and the target native";
+            return Err(UsageError(problem.into()).into());
+        }
         Some(Profile {
             flops: flops(&graphs, &manifest)?,
             step: total,
@@ -269,9 +270,9 @@ impl Profile {
 fn layer_lines(convolutions: &[ConvolutionTime]) -> Vec<String> {
     let line = |layer: String, function: &str, kernels: usize, flops: u64, time: Duration| {
         let (gflop, ms) = (flops as f64 / 1e9, milliseconds(time));
-        format!("{layer:<34} {function:<15} {kernels:>8} {gflop:>8.2} {ms:>10.2} {:>8.1}", 1e3 * gflop / ms)
+        format!("{layer:<42} {function:<15} {kernels:>8} {gflop:>8.2} {ms:>10.2} {:>8.1}", 1e3 * gflop / ms)
     };
-    let mut lines = vec![format!("{:<34} {:<15} {:>8} {:>8} {:>10} {:>8}", "convolution", "function", "kernels", "GFLOP", "ms a step", "GFLOP/s")];
+    let mut lines = vec![format!("{:<42} {:<15} {:>8} {:>8} {:>10} {:>8}", "convolution", "function", "kernels", "GFLOP", "ms a step", "GFLOP/s")];
     let mut sums: BTreeMap<(usize, usize, &str), (usize, u64, Duration)> = BTreeMap::new();
     for convolution in convolutions {
         let ConvolutionShape { kernel, stride, channels: [from, to], size: [height, width], images, .. } = convolution.shape;
