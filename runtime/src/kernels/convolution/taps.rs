@@ -204,6 +204,7 @@ impl Plan {
             }
             pack(panel * PANEL, packed);
         };
+        // By pieces all weights pass by for each piece, by panels all sources for each panel: the smaller of the two should.
         let weights_outnumber_maps = self.to * self.taps.taps >= self.batch * self.sources.rows_of_image();
         if pieces.len() < MANY_PIECES || weights_outnumber_maps {
             self.run_by_panels(with, maps, &pieces, pack, addend, outputs)
