@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::output::Output;
-use crate::kernels::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
+use crate::kernels::sinkhorn::{Sinkhorn, sinkhorn_knopp};
 use crate::machine::thread_count;
 
 /// Calls before those that are measured.
@@ -44,11 +44,11 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     // Cosines, as embeddings and prototypes of length 1 give them.
     let scores: Vec<f32> = (0..samples * prototypes).map(|index| ((index as f64 * 0.618_033_988_749_895).fract() * 2.0 - 1.0) as f32).collect();
     let mut codes = vec![0.0; scores.len()];
-    let (settings, mut scratch) = (Sinkhorn { epsilon: args.epsilon, iterations: args.iterations, threads }, Scratch::default());
+    let settings = Sinkhorn { epsilon: args.epsilon, iterations: args.iterations, threads };
     let mut times = Vec::with_capacity(args.calls as usize);
     for call in 0..WARM_UP + args.calls as usize {
         let began = Instant::now();
-        sinkhorn_knopp(settings, prototypes, &[], &scores, &mut codes, &mut scratch)?;
+        sinkhorn_knopp(settings, prototypes, &[], &scores, &mut codes)?;
         if call >= WARM_UP {
             times.push(began.elapsed().as_secs_f64() * 1e3);
         }

@@ -3,13 +3,14 @@
 //! Paper: arXiv 2006.09882, section 3.1; official code: `distributed_sinkhorn` in `main_swav.py`. `Q = exp(scores/ε)ᵀ`
 //! has one row a prototype and one column a sample; each iteration scales the rows to 1/K, then the columns to 1/B.
 //!
-//! The official code exponentiates unshifted scores in f32, which overflows below ε ≈ 0.0113. Here every prototype is
-//! shifted by its own maximum, which changes nothing because the first row scaling undoes it, and everything is f64.
-//! Where even that could underflow, the same iterations run on logarithms.
+//! The official code exponentiates in f32, which overflows below ε ≈ 0.0113. Here the scores choose the precision: f32 for entries
+//! and factors, with sums in f64, where no product can leave its range; else f64; and beyond that the same iterations on logarithms.
 
 mod passes;
 
 use std::ops::Range;
+
+use passes::Entry;
 
 /// Samples of one unit of work. Sums over samples are added up per block and then over the blocks in order, so that
 /// the codes do not depend on the number of threads.
@@ -17,10 +18,6 @@ const BLOCK_ROWS: usize = 64;
 
 /// Below this many scores, starting threads costs more than it saves.
 const SCORES_PER_THREAD: usize = 1 << 15;
-
-/// Largest exponent range in which the scaling form is safe: entries stay above e⁻³⁰⁰, scaling factors below about
-/// e³⁰⁰ times the number of scores, and products of both far inside f64's e±⁷⁰⁸.
-const SCALING_RANGE: f64 = 300.0;
 
 /// Settings of [`sinkhorn_knopp`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,15 +28,6 @@ pub struct Sinkhorn {
     pub iterations: usize,
     /// Threads to use at most; the codes are the same for any number.
     pub threads: usize,
-}
-
-/// Memory that [`sinkhorn_knopp`] uses again: asking the system for it anew takes longer than the arithmetic.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    /// `exp(scores/ε − maximum)`, f64 [L+B, K].
-    entries: Vec<f64>,
-    /// Sums of each block over its samples, f64 [blocks, K].
-    sums: Vec<f64>,
 }
 
 /// What [`sinkhorn_knopp`] cannot work with.
@@ -83,24 +71,17 @@ pub enum SinkhornError {
 /// and the step is refused there.
 ///
 /// ```
-/// use runtime::kernels::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
+/// use runtime::kernels::sinkhorn::{Sinkhorn, sinkhorn_knopp};
 /// let settings = Sinkhorn { epsilon: 0.05, iterations: 3, threads: 1 };
 /// let mut codes = [0.0; 4];
-/// sinkhorn_knopp(settings, 2, &[], &[0.9, -0.9, -0.9, 0.9], &mut codes, &mut Scratch::default())?;
+/// sinkhorn_knopp(settings, 2, &[], &[0.9, -0.9, -0.9, 0.9], &mut codes)?;
 /// assert!(codes[0] > 0.99 && codes[3] > 0.99 && (codes[0] + codes[1] - 1.0).abs() < 1e-6);
 /// # Ok::<(), runtime::kernels::sinkhorn::SinkhornError>(())
 /// ```
 ///
 /// # Errors
 /// Lengths that do not fit together and settings out of range.
-pub fn sinkhorn_knopp(
-    settings: Sinkhorn,
-    prototypes: usize,
-    queue: &[f32],
-    scores: &[f32],
-    codes: &mut [f32],
-    scratch: &mut Scratch,
-) -> Result<(), SinkhornError> {
+pub fn sinkhorn_knopp(settings: Sinkhorn, prototypes: usize, queue: &[f32], scores: &[f32], codes: &mut [f32]) -> Result<(), SinkhornError> {
     for (name, length) in [("queue", queue.len()), ("scores", scores.len())] {
         if prototypes == 0 || length % prototypes != 0 {
             return Err(SinkhornError::Length { name, length, prototypes });
@@ -118,14 +99,14 @@ pub fn sinkhorn_knopp(
     let samples = Samples { queue, scores, prototypes, epsilon: settings.epsilon };
     let workers = settings.threads.min((queue.len() + scores.len()) / SCORES_PER_THREAD).max(1);
 
-    let Some((maxima, range)) = samples.maxima(workers) else {
-        codes.fill(f32::NAN);
+    let iterations = settings.iterations;
+    let in_f32 = passes::has_fused_products() && scale::<f32>(&samples, iterations, workers, codes).is_some();
+    if in_f32 || scale::<f64>(&samples, iterations, workers, codes).is_some() {
         return Ok(());
-    };
-    if range <= SCALING_RANGE {
-        scale(&samples, &maxima, settings.iterations, workers, codes, scratch);
-    } else {
-        scale_logarithms(&samples, settings.iterations, workers, codes);
+    }
+    match queue.iter().chain(scores).all(|score| score.is_finite()) {
+        true => scale_logarithms(&samples, iterations, workers, codes),
+        false => codes.fill(f32::NAN),
     }
     Ok(())
 }
@@ -155,79 +136,98 @@ impl<'a> Samples<'a> {
         &matrix[index * self.prototypes..][..self.prototypes]
     }
 
-    fn blocks(&self) -> Vec<Range<usize>> {
-        let rows = self.rows();
-        (0..rows).step_by(BLOCK_ROWS).map(|start| start..rows.min(start + BLOCK_ROWS)).collect()
-    }
-
-    /// Every prototype's largest score/ε, and the widest spread below one of them; `None` if any score is not finite.
-    fn maxima(&self, workers: usize) -> Option<(Vec<f64>, f64)> {
-        let partials = in_parallel(workers, self.blocks(), |rows| {
-            let (mut low, mut high) = (vec![f32::INFINITY; self.prototypes], vec![f32::NEG_INFINITY; self.prototypes]);
-            let mut finite = true;
-            for row in rows {
-                finite &= passes::widen(self.row(row), &mut low, &mut high);
-            }
-            finite.then_some((low, high))
-        });
-        let (mut low, mut high) = (vec![f32::INFINITY; self.prototypes], vec![f32::NEG_INFINITY; self.prototypes]);
-        for partial in partials {
-            let (lower, higher) = partial?;
-            low.iter_mut().zip(lower).for_each(|(low, lower)| *low = low.min(lower));
-            high.iter_mut().zip(higher).for_each(|(high, higher)| *high = high.max(higher));
-        }
-        let scale = 1.0 / self.epsilon;
-        let maxima: Vec<f64> = high.iter().map(|&high| f64::from(high) * scale).collect();
-        let range = maxima.iter().zip(&low).map(|(high, &low)| high - f64::from(low) * scale).fold(0.0, f64::max);
-        Some((maxima, range))
+    /// `codes`: those of the batch.
+    fn blocks<'b>(&self, mut codes: &'b mut [f32]) -> Vec<Block<'b>> {
+        let (rows, queued) = (self.rows(), self.queued());
+        let block = |first: usize| {
+            let rows = first..rows.min(first + BLOCK_ROWS);
+            let of_batch = rows.end - rows.end.min(rows.start.max(queued));
+            let (own, rest) = std::mem::take(&mut codes).split_at_mut(of_batch * self.prototypes);
+            codes = rest;
+            Block { rows, codes: own }
+        };
+        (0..rows).step_by(BLOCK_ROWS).map(block).collect()
     }
 }
 
-/// The iterations on `A = exp(scores/ε − maximum)`, with one factor a prototype; the factor of a sample is needed only
-/// while its row is visited. Each pass scales a block's samples and adds up the next prototype sums.
-fn scale(samples: &Samples, maxima: &[f64], iterations: usize, workers: usize, codes: &mut [f32], scratch: &mut Scratch) {
-    let prototypes = samples.prototypes;
-    let blocks = samples.blocks();
-    scratch.entries.resize(samples.rows() * prototypes, 0.0);
-    scratch.sums.resize(blocks.len() * prototypes, 0.0);
-    let Scratch { entries, sums } = scratch;
+/// Some samples, and the codes of those that are in the batch.
+struct Block<'a> {
+    rows: Range<usize>,
+    codes: &'a mut [f32],
+}
 
-    let work = blocks.into_iter().zip(entries.chunks_mut(BLOCK_ROWS * prototypes)).zip(sums.chunks_exact_mut(prototypes)).collect();
-    in_parallel(workers, work, |((rows, entries), sums): ((Range<usize>, &mut [f64]), &mut [f64])| {
-        sums.fill(0.0);
-        for (row, entries) in rows.zip(entries.chunks_exact_mut(prototypes)) {
-            passes::exponentiate(samples.row(row), 1.0 / samples.epsilon, maxima, entries, sums);
-        }
-    });
-    let mut factors = prototype_factors(sums, prototypes);
-    for _ in 1..iterations {
-        let work = entries.chunks(BLOCK_ROWS * prototypes).zip(sums.chunks_exact_mut(prototypes)).collect();
-        in_parallel(workers, work, |(entries, sums): (&[f64], &mut [f64])| {
-            sums.fill(0.0);
-            for row in entries.chunks_exact(prototypes) {
-                let factor = 1.0 / (samples.rows() as f64 * passes::dot(row, &factors));
-                passes::add_scaled(row, factor, sums);
+impl<'a> Block<'a> {
+    /// The scores of every sample and, in the batch, its codes.
+    fn samples<'s>(self, samples: &'s Samples<'s>) -> impl Iterator<Item = (&'s [f32], Option<&'a mut [f32]>)> {
+        let mut codes = self.codes.chunks_exact_mut(samples.prototypes);
+        self.rows.map(move |row| (samples.row(row), if row < samples.queued() { None } else { codes.next() }))
+    }
+}
+
+/// The iterations on `A = exp(scores/ε)`, with one factor a prototype; the factor of a sample is needed only while its row is
+/// visited. Each pass scales the samples and adds up the next prototype sums. `None` where scores or factors leave what `E` is
+/// for; `codes` mean nothing then.
+///
+/// Until they are known, the place of the codes keeps the entries of the batch, if it can. Those of the queue are computed anew in
+/// every pass, which takes less time than writing and reading them.
+fn scale<E: Entry>(samples: &Samples, iterations: usize, workers: usize, codes: &mut [f32]) -> Option<()> {
+    let (prototypes, exponent) = (samples.prototypes, E::exponent(samples.epsilon));
+    let largest = (E::LARGEST_EXPONENT * samples.epsilon) as f32;
+    let mut factors = Vec::new();
+    for iteration in 0..iterations {
+        let sums = in_parallel(workers, samples.blocks(codes), |block| {
+            let (mut buffer, mut sums) = (vec![E::default(); prototypes], vec![0.0; prototypes]);
+            for (scores, codes) in block.samples(samples) {
+                if iteration == 0 && !passes::within(scores, largest) {
+                    return None;
+                }
+                let kept = codes.and_then(E::kept);
+                let is_kept = kept.is_some();
+                let entries = kept.unwrap_or(&mut buffer);
+                if iteration == 0 || !is_kept {
+                    passes::exponentiate(scores, exponent, entries);
+                }
+                // Samples are unscaled before the first iteration.
+                let factor = if iteration == 0 { 1.0 } else { 1.0 / (samples.rows() as f64 * passes::dot(entries, &factors)) };
+                passes::add_scaled(entries, E::factor(factor)?, &mut sums);
             }
+            Some(sums)
         });
-        factors = prototype_factors(sums, prototypes);
+        factors = prototype_factors(&sums.into_iter().collect::<Option<Vec<_>>>()?, prototypes)?;
     }
 
-    let batch = &entries[samples.queue.len()..];
-    let work = batch.chunks(BLOCK_ROWS * prototypes).zip(codes.chunks_mut(BLOCK_ROWS * prototypes)).collect();
-    in_parallel(workers, work, |(entries, codes): (&[f64], &mut [f32])| {
-        for (row, codes) in entries.chunks_exact(prototypes).zip(codes.chunks_exact_mut(prototypes)) {
-            passes::scale_to_codes(row, &factors, 1.0 / passes::dot(row, &factors), codes);
+    let scaled = in_parallel(workers, samples.blocks(codes), |block| {
+        let mut buffer = vec![E::default(); prototypes];
+        for (scores, codes) in block.samples(samples) {
+            let Some(codes) = codes else { continue };
+            match E::kept(codes) {
+                Some(entries) => to_codes(entries, &factors)?,
+                None => {
+                    passes::exponentiate(scores, exponent, &mut buffer);
+                    to_codes(&mut buffer, &factors)?;
+                    codes.iter_mut().zip(&buffer).for_each(|(code, &entry)| *code = entry.into() as f32);
+                }
+            }
         }
+        Some(())
     });
+    scaled.into_iter().collect()
+}
+
+/// A sample's entries to its codes, in place.
+fn to_codes<E: Entry>(entries: &mut [E], factors: &[E]) -> Option<()> {
+    let factor = E::factor(1.0 / passes::dot(entries, factors))?;
+    passes::scale(entries, factors, factor);
+    Some(())
 }
 
 /// The factors that scale every prototype's sum to 1/K, from the sums of the blocks.
-fn prototype_factors(sums: &[f64], prototypes: usize) -> Vec<f64> {
+fn prototype_factors<E: Entry>(sums: &[Vec<f64>], prototypes: usize) -> Option<Vec<E>> {
     let mut total = vec![0.0; prototypes];
-    for block in sums.chunks_exact(prototypes) {
+    for block in sums {
         total.iter_mut().zip(block).for_each(|(total, part)| *total += part);
     }
-    total.iter().map(|sum| 1.0 / (prototypes as f64 * sum)).collect()
+    total.iter().map(|sum| E::factor(1.0 / (prototypes as f64 * sum))).collect()
 }
 
 /// The same iterations on `scores/ε + f` with one logarithmic factor a prototype: slower, and safe for any finite scores.
@@ -235,10 +235,10 @@ fn scale_logarithms(samples: &Samples, iterations: usize, workers: usize, codes:
     let prototypes = samples.prototypes;
     let mut factors = vec![0.0; prototypes];
     for iteration in 0..iterations {
-        let partials = in_parallel(workers, samples.blocks(), |rows| {
+        let partials = in_parallel(workers, samples.blocks(codes), |block| {
             let mut sums = vec![LogSum::default(); prototypes];
             let mut row = vec![0.0; prototypes];
-            for index in rows {
+            for index in block.rows {
                 samples.row(index).iter().zip(&mut row).for_each(|(&score, entry)| *entry = f64::from(score) / samples.epsilon);
                 // Samples are unscaled before the first iteration, and to sum 1 (up to a constant) afterwards.
                 let sample = if iteration == 0 { 0.0 } else { -log_sum(row.iter().zip(&factors).map(|(entry, factor)| entry + factor)).logarithm() };
@@ -309,12 +309,17 @@ fn in_parallel<I: Send, O: Send>(workers: usize, items: Vec<I>, map: impl Fn(I) 
     let mut items = items.into_iter();
     let map = &map;
     std::thread::scope(|scope| {
+        let own: Vec<I> = items.by_ref().take(share).collect();
         let threads: Vec<_> = std::iter::from_fn(|| {
             let part: Vec<I> = items.by_ref().take(share).collect();
             (!part.is_empty()).then(|| scope.spawn(move || part.into_iter().map(map).collect::<Vec<O>>()))
         })
         .collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        let mut mapped: Vec<O> = own.into_iter().map(map).collect();
+        for thread in threads {
+            mapped.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        mapped
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::TensorElementType;
 
-use super::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
+use super::sinkhorn::{Sinkhorn, sinkhorn_knopp};
 
 /// Name of the function.
 pub(super) const SINKHORN: &str = "SinkhornKnopp";
@@ -61,16 +61,15 @@ impl Operator for SinkhornOperator {
         let iterations: i64 = kernel.get("iterations").ok_or_else(|| missing("iterations"))?;
         let iterations = usize::try_from(iterations).map_err(|_| ort::Error::new(format!("SinkhornKnopp {node}: iterations is {iterations}")))?;
         let settings = Sinkhorn { epsilon: f64::from(epsilon), iterations, threads: self.threads };
-        let mut scratch = Scratch::default();
         Ok(Box::new(move |context: &ComputeContext| {
             // A panic must not unwind into ONNX Runtime: it would abort the process without a message.
-            catch_unwind(AssertUnwindSafe(|| compute(settings, context, &mut scratch)))
+            catch_unwind(AssertUnwindSafe(|| compute(settings, context)))
                 .unwrap_or_else(|_| Err(ort::Error::new("SinkhornKnopp: the kernel panicked; the message is above")))
         }))
     }
 }
 
-fn compute(settings: Sinkhorn, context: &ComputeContext, scratch: &mut Scratch) -> ort::Result<()> {
+fn compute(settings: Sinkhorn, context: &ComputeContext) -> ort::Result<()> {
     let optional = |index| if index < context.num_inputs()? { context.input(index) } else { Ok(None) };
     let scores = context.input(0)?.ok_or_else(|| ort::Error::new("SinkhornKnopp: input scores is missing"))?;
     let (shape, scores) = scores.try_extract_tensor::<f32>()?;
@@ -93,7 +92,7 @@ fn compute(settings: Sinkhorn, context: &ComputeContext, scratch: &mut Scratch) 
     let mut codes = context.output(0, shape.to_vec())?.ok_or_else(|| ort::Error::new("SinkhornKnopp: output codes is missing"))?;
     let (_, codes) = codes.try_extract_tensor_mut::<f32>()?;
     SINKHORN_CALLS.fetch_add(1, Ordering::Relaxed);
-    sinkhorn_knopp(settings, prototypes, queue, scores, codes, scratch).map_err(|error| ort::Error::new(error.to_string()))
+    sinkhorn_knopp(settings, prototypes, queue, scores, codes).map_err(|error| ort::Error::new(error.to_string()))
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn run(session: &mut Session, queue: Option<(&[f32], i64)>) -> Vec<f32> {
 fn expected(queue: &[f32]) -> Vec<f32> {
     let settings = Sinkhorn { epsilon: f64::from(0.05f32), iterations: 3, threads: 1 };
     let mut codes = vec![0.0; SAMPLES * PROTOTYPES];
-    sinkhorn_knopp(settings, PROTOTYPES, queue, &scores(SAMPLES, 1), &mut codes, &mut Scratch::default()).expect("valid");
+    sinkhorn_knopp(settings, PROTOTYPES, queue, &scores(SAMPLES, 1), &mut codes).expect("valid");
     codes
 }
 

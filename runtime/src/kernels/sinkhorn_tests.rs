@@ -30,7 +30,7 @@ fn cosines(samples: usize, prototypes: usize, seed: u64) -> Vec<f32> {
 
 fn codes(settings: Sinkhorn, prototypes: usize, queue: &[f32], scores: &[f32]) -> Vec<f32> {
     let mut codes = vec![-1.0; scores.len()];
-    sinkhorn_knopp(settings, prototypes, queue, scores, &mut codes, &mut Scratch::default()).expect("valid arguments");
+    sinkhorn_knopp(settings, prototypes, queue, scores, &mut codes).expect("valid arguments");
     codes
 }
 
@@ -60,17 +60,52 @@ fn codes_equal_the_naive_f64_form() {
     }
 }
 
+/// Codes computed in one precision, if it can.
+fn codes_in<E: Entry>(scores: &[f32], prototypes: usize, epsilon: f64, iterations: usize) -> Option<Vec<f32>> {
+    let samples = Samples { queue: &[], scores, prototypes, epsilon };
+    let mut codes = vec![-1.0; scores.len()];
+    scale::<E>(&samples, iterations, 1, &mut codes).map(|()| codes)
+}
+
 #[test]
-fn logarithms_and_scaling_agree() {
-    let (samples, prototypes) = (90, 11);
-    let scores = cosines(samples, prototypes, 3);
+fn logarithms_and_both_precisions_agree() {
+    let prototypes = 11;
+    let scores = cosines(90, prototypes, 3);
     for iterations in [1, 3] {
-        let view = Samples { queue: &[], scores: &scores, prototypes, epsilon: 0.05 };
-        let (maxima, _) = view.maxima(1).expect("finite");
-        let (mut a, mut b) = (vec![0.0; scores.len()], vec![0.0; scores.len()]);
-        scale(&view, &maxima, iterations, 1, &mut a, &mut Scratch::default());
-        scale_logarithms(&view, iterations, 1, &mut b);
-        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 2e-7 * a.max(*b)), "after {iterations} iterations");
+        let mut by_logarithms = vec![0.0; scores.len()];
+        scale_logarithms(&Samples { queue: &[], scores: &scores, prototypes, epsilon: 0.05 }, iterations, 1, &mut by_logarithms);
+        let in_f32 = codes_in::<f32>(&scores, prototypes, 0.05, iterations).expect("small exponents");
+        let in_f64 = codes_in::<f64>(&scores, prototypes, 0.05, iterations).expect("small exponents");
+        for (codes, tolerance) in [(in_f32, 1e-6), (in_f64, 2e-7)] {
+            assert!(codes.iter().zip(&by_logarithms).all(|(a, b)| (a - b).abs() <= tolerance * a.max(*b)), "after {iterations} iterations");
+        }
+    }
+}
+
+#[test]
+fn each_precision_takes_what_it_can_hold() {
+    // A sample as far as can be from all prototypes, to which the others are close: its products are exp(−2·exponent).
+    let (prototypes, samples) = (5, 8);
+    let apart: Vec<f32> = (0..samples * prototypes).map(|index| if index < prototypes { -1.0 } else { 1.0 }).collect();
+    let close = cosines(samples, prototypes, 8);
+    // By exponent: which precisions hold close and apart scores.
+    for (exponent, [close_f32, apart_f32, close_f64, apart_f64]) in [
+        (30.0, [true, true, true, true]),
+        (39.0, [true, false, true, true]),
+        (41.0, [false, false, true, true]),
+        (140.0, [false, false, true, true]),
+        (151.0, [false; 4]),
+    ] {
+        for (scores, in_f32, in_f64) in [(&close, close_f32, close_f64), (&apart, apart_f32, apart_f64)] {
+            let epsilon = f64::from(scores.iter().fold(0.0f32, |largest, score| largest.max(score.abs()))) / exponent;
+            assert_eq!(codes_in::<f32>(scores, prototypes, epsilon, 3).is_some(), in_f32, "f32 at {exponent}");
+            assert_eq!(codes_in::<f64>(scores, prototypes, epsilon, 3).is_some(), in_f64, "f64 at {exponent}");
+            let got = codes(Sinkhorn { epsilon, iterations: 3, threads: 1 }, prototypes, &[], scores);
+            let expected = naive(scores, prototypes, epsilon, 3);
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((f64::from(*got) - expected).abs() < 1e-7 + 3e-7 / epsilon * expected, "{got} {expected} at {exponent}");
+            }
+        }
     }
 }
 
@@ -121,23 +156,11 @@ fn codes_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn scratch_memory_of_another_size_does_no_harm() {
-    let settings = Sinkhorn { epsilon: 0.05, iterations: 3, threads: 1 };
-    let mut scratch = Scratch::default();
-    for (samples, prototypes) in [(90, 7), (3, 11), (130, 5)] {
-        let scores = cosines(samples, prototypes, 9);
-        let mut again = vec![0.0; scores.len()];
-        sinkhorn_knopp(settings, prototypes, &[], &scores, &mut again, &mut scratch).expect("valid arguments");
-        assert_eq!(again, codes(settings, prototypes, &[], &scores));
-    }
-}
-
-#[test]
 fn wrong_lengths_and_settings_are_named() {
     let settings = Sinkhorn { epsilon: 0.05, iterations: 3, threads: 1 };
     let mut codes = [0.0; 3];
-    assert!(matches!(sinkhorn_knopp(settings, 2, &[], &[0.0; 3], &mut codes, &mut Scratch::default()), Err(SinkhornError::Length { name: "scores", .. })));
-    assert!(matches!(sinkhorn_knopp(settings, 3, &[], &[0.0; 6], &mut codes, &mut Scratch::default()), Err(SinkhornError::Codes { .. })));
+    assert!(matches!(sinkhorn_knopp(settings, 2, &[], &[0.0; 3], &mut codes), Err(SinkhornError::Length { name: "scores", .. })));
+    assert!(matches!(sinkhorn_knopp(settings, 3, &[], &[0.0; 6], &mut codes), Err(SinkhornError::Codes { .. })));
     let zero = Sinkhorn { iterations: 0, ..settings };
-    assert!(matches!(sinkhorn_knopp(zero, 3, &[], &[0.0; 3], &mut codes, &mut Scratch::default()), Err(SinkhornError::Setting { .. })));
+    assert!(matches!(sinkhorn_knopp(zero, 3, &[], &[0.0; 3], &mut codes), Err(SinkhornError::Setting { .. })));
 }

@@ -2,7 +2,7 @@
 
 use graphgen::functions::sinkhorn::SinkhornKnopp;
 use graphgen::ir::{DType, Graph, TensorData, TensorType};
-use runtime::kernels::sinkhorn::{Scratch, Sinkhorn, sinkhorn_knopp};
+use runtime::kernels::sinkhorn::{Sinkhorn, sinkhorn_knopp};
 use serde_json::Value;
 
 use super::fixture::Fixture;
@@ -102,7 +102,7 @@ fn the_native_kernel() {
     check(F32, |case| {
         let settings = Sinkhorn { epsilon: case.epsilon, iterations: case.iterations, threads: 1 };
         let mut codes = vec![0.0; case.scores.len()];
-        sinkhorn_knopp(settings, PROTOTYPES, &case.queue, &case.scores, &mut codes, &mut Scratch::default()).expect("codes");
+        sinkhorn_knopp(settings, PROTOTYPES, &case.queue, &case.scores, &mut codes).expect("codes");
         codes.into_iter().map(f64::from).collect()
     });
 }
