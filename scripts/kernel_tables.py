@@ -29,7 +29,7 @@ GlobalMaxPool Greater GreaterOrEqual HardSigmoid Identity IsInf IsNaN LayerNorma
 Max MaxPool MaxUnpool Min Mul Neg Not OneHot Or Pad Pow Range Reciprocal ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin
 ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Shape Sigmoid Sign Slice Softmax SpaceToDepth Split
 Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where Xor""".split()
-MICROSOFT = ["FusedMatMul"]
+MICROSOFT = ["FusedConv", "FusedMatMul"]
 # Those of the training build alone; MaxPoolGrad calls itself an operator of ai.onnx.
 TRAINING = [("ConvGrad", "com.microsoft"), ("BatchNormalizationGrad", "com.microsoft"), ("InPlaceAccumulatorV2", "com.microsoft"), ("MaxPoolGrad", "")]
 TYPES = ["float", "float16", "double", "int32", "int64", "bool", "uint8"]
@@ -154,7 +154,8 @@ def probe(name, since, dtype):
         "ConvTranspose": (same + [("w", dtype, [4, 3, 3, 3])], *no), "DepthToSpace": (same, [], {"blocksize": 2}),
         "Einsum": (matrix, [], {"equation": "ij,jk->ik"}), "Expand": (same, [ints("s", [3, 2, 4, 6, 6])], {}),
         "Gather": (same, [ints("i", [0, 1])], {"axis": 1}), "GatherElements": (same + [("i", "int64", shape)], *no),
-        "GatherND": (same + [("i", "int64", [2, 2])], *no), "Gemm": (matrix, *no), "MatMul": (matrix, *no), "FusedMatMul": (matrix, *no),
+        "GatherND": (same + [("i", "int64", [2, 2])], *no), "Gemm": (matrix, *no), "MatMul": (matrix, *no),
+        "FusedMatMul": (matrix, *no), "FusedConv": (same + [("w", dtype, [3, 4, 3, 3])], *no),
         "LayerNormalization": (same + [("s", dtype, [6])], *no), "MaxPool": (same, [], {"kernel_shape": [2, 2]}),
         "MaxUnpool": (same + [("i", "int64", shape)], [], {"kernel_shape": [2, 2]}),
         "OneHot": ([("i", "int64", [4]), ("v", dtype, [2])], [ints("d", [3])], {}), "Pad": (same, [ints("p", [0, 0, 1, 1, 0, 0, 1, 1])], {}),

@@ -9,7 +9,7 @@ use super::relu_grad::masked;
 use crate::ir::{Graph, GraphError, TensorType, ValueId};
 use crate::ops::layout::{Layout, Maps};
 use crate::ops::normalization::{BatchNormalization, eval_batch_norm_gradient};
-use crate::ops::{Attribute, BatchNormalizationGrad, Domain, FusedMatMul, Operator, Vjp};
+use crate::ops::{Attribute, BatchNormalizationGrad, ChannelAffine, Domain, FusedMatMul, Operator, Vjp};
 use crate::preset::Target;
 
 /// Gradients of [`BatchNormTrain`](super::batch_norm::BatchNormTrain); inputs dy, x, scale, mean, var and, with `relu`,
@@ -136,8 +136,9 @@ impl BatchNormTrainGrad {
         Ok([dx, g.reshape(dscale, &channels)?, g.reshape(dbias, &channels)?])
     }
 
-    /// The same as two affine maps `a·dy + (b·x + c)` per channel, each one pass of inference-mode BatchNormalization,
-    /// and `Σ dy·x` as a product of rows where maps are large.
+    /// The same as two affine maps per channel, each one pass over memory, `b·x` by inference-mode BatchNormalization and
+    /// `a·dy + c + b·x` by a convolution that adds to it; and `Σ dy·x` as a product of rows where maps are large. Two
+    /// BatchNormalizations and a sum take 1.3 to 1.5 times as long on large maps, two convolutions 1.2 to 1.8 times.
     fn affine_maps(&self, g: &mut Graph, ty: &TensorType, [dy, x, scale, mean, variance]: [ValueId; 5]) -> Result<[ValueId; 3], GraphError> {
         let [batch, channels, height, width] = ty.shape[..] else { unreachable!("rank 4") };
         let (pixels, count) = (height * width, elements_per_channel(ty) as f64);
@@ -166,9 +167,9 @@ impl BatchNormTrainGrad {
         let c = g.sub(a_dbias, b_mean)?;
         let vector = |g: &mut Graph, value: f32| g.constant(vec![channels], crate::ir::TensorData::F32(vec![value; channels]));
         let (zeros, ones) = (vector(g, 0.0), vector(g, 1.0));
-        let affine = BatchNormalization { epsilon: 0.0 };
-        let from_dy = g.apply(affine.clone(), &[dy, a, zeros, zeros, ones])?;
-        let from_x = g.apply(affine, &[x, b, c, zeros, ones])?;
-        Ok([g.add(from_dy, from_x)?, dscale, dbias])
+        let from_x = g.apply(BatchNormalization { epsilon: 0.0 }, &[x, b, zeros, zeros, ones])?;
+        let a = g.reshape(a, &[channels, 1, 1, 1])?;
+        let dx = g.apply(ChannelAffine { channels }, &[dy, a, c, from_x])?;
+        Ok([dx, dscale, dbias])
     }
 }

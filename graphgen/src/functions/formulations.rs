@@ -48,7 +48,7 @@ pub(crate) enum BatchNormForm {
 pub(crate) enum BatchNormGradForm {
     /// Reductions and elementwise operators in f32.
     Reductions,
-    /// Two BatchNormalizations in inference mode, each one pass over memory.
+    /// A BatchNormalization in inference mode and a convolution of single channels, each one pass over memory.
     AffineMaps,
     /// The training build's BatchNormalizationGrad.
     Kernel,

@@ -4,7 +4,7 @@
 //! They differ in the order of the axes and so in the shape of the matrix product.
 
 use super::formulations::WeightGradientForm;
-use super::taps::{columns, input_size_of, taps};
+use super::taps::{columns, taps};
 use crate::ir::{Graph, GraphError, TensorData, ValueId};
 use crate::ops::conv::Window;
 use crate::ops::{ConvGrad, FusedMatMul, Gemm, PlaneConv};
@@ -86,19 +86,38 @@ fn one_gemm(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<Va
     g.reshape(dw, &[out, channels, kernel, kernel])
 }
 
-/// The taps of planes [N,1,P,H,W], by a one-hot kernel for each: [N,k·k,P,H',W'].
+/// Side of a kernel from which on its rows and columns are gathered one after the other: k one-hot kernels of k taps twice in place
+/// of k·k of k·k, for which the copies pay. Measured: 0.6 of the time for a 7x7 stem, 1.2 for 3x3.
+const SEPARATE_AXES: usize = 5;
+
+/// The taps of planes [N,1,P,H,W], by one-hot kernels: [N,k·k,P,H',W'].
 fn gathered(g: &mut Graph, window: Window, planes: ValueId, output: [usize; 2]) -> Result<ValueId, GraphError> {
     let Window { kernel, stride, padding } = window;
     if (kernel, stride) == (1, 1) {
         return Ok(planes);
     }
-    let size = input_size_of(&g.shape(planes)[1..]);
+    let [batch, _, count, height, width] = *g.shape(planes) else { unreachable!("planes") };
     // What the last window leaves over is cut off by the division when the output's size is computed.
-    let after = [0, 1].map(|axis| ((output[axis] - 1) * stride + kernel).saturating_sub(size[axis] + padding));
-    let taps = kernel * kernel;
+    let after = [0, 1].map(|axis| ((output[axis] - 1) * stride + kernel).saturating_sub([height, width][axis] + padding));
+    if kernel < SEPARATE_AXES {
+        let all = PlaneConv { kernel: [kernel; 2], stride: [stride; 2], before: [padding; 2], after };
+        return one_hot(g, all, planes);
+    }
+    let columns = PlaneConv { kernel: [1, kernel], stride: [1, stride], before: [0, padding], after: [0, after[1]] };
+    let rows = PlaneConv { kernel: [kernel, 1], stride: [stride, 1], before: [padding, 0], after: [after[0], 0] };
+    let columns = one_hot(g, columns, planes)?;
+    let columns = g.reshape(columns, &[batch, 1, kernel * count, height, output[1]])?;
+    let rows = one_hot(g, rows, columns)?;
+    g.reshape(rows, &[batch, kernel * kernel, count, output[0], output[1]])
+}
+
+/// A plane for each tap of a kernel.
+fn one_hot(g: &mut Graph, conv: PlaneConv, planes: ValueId) -> Result<ValueId, GraphError> {
+    let [height, width] = conv.kernel;
+    let taps = height * width;
     let one_hot = (0..taps * taps).map(|index| if index % (taps + 1) == 0 { 1.0 } else { 0.0 }).collect();
-    let kernels = g.constant([taps, 1, 1, kernel, kernel], TensorData::F32(one_hot));
-    g.apply(PlaneConv { kernel, stride, before: padding, after }, &[planes, kernels])
+    let kernels = g.constant([taps, 1, 1, height, width], TensorData::F32(one_hot));
+    g.apply(conv, &[planes, kernels])
 }
 
 fn rows(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {

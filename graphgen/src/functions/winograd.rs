@@ -129,7 +129,7 @@ fn transformed(g: &mut Graph, x: ValueId, filters: ValueId, kernel: usize) -> Re
     let planes = g.transpose(x, &[1, 0, 2, 3])?;
     let planes = g.reshape(planes, &[1, 1, channels * batch, height, width])?;
     let filters = g.reshape(filters, &[count, 1, 1, kernel, kernel])?;
-    let points = g.apply(PlaneConv { kernel, stride: OUTPUT, before, after }, &[planes, filters])?;
+    let points = g.apply(PlaneConv { kernel: [kernel; 2], stride: [OUTPUT; 2], before: [before; 2], after }, &[planes, filters])?;
     g.reshape(points, &[count, channels, batch * tiles_h * tiles_w])
 }
 

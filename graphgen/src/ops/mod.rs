@@ -219,7 +219,7 @@ operators! {
     conv => Conv, ConvTranspose;
     elementwise => Add, Div, Exp, IntegerDiv, Log, Max, Mul, Neg, Reciprocal, Sqrt, Sub, Tanh;
     matmul => FusedMatMul, Gemm, MatMul;
-    normalization => BatchNormalization, BatchNormalizationTraining;
+    normalization => BatchNormalization, BatchNormalizationTraining, ChannelAffine;
     plane_conv => PlaneConv;
     pool => GlobalAveragePool, MaxPool, ScatterElements;
     reduce => ReduceMax, ReduceMean, ReduceSum, ReduceSumSquare;

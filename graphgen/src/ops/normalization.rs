@@ -3,7 +3,7 @@
 
 use ndarray::{ArrayD, Axis};
 
-use super::{Attribute, Operator, Vjp, arity};
+use super::{Attribute, Domain, Operator, Vjp, arity};
 use crate::ir::{GraphError, TensorType, ValueId};
 
 /// Inference mode: `scale · (x − mean) / √(var + epsilon) + bias`; x [N,C,…], the others [C].
@@ -20,6 +20,47 @@ pub struct BatchNormalization {
 pub struct BatchNormalizationTraining {
     /// Added to the variance.
     pub epsilon: f64,
+}
+
+/// `x · scale + bias + addend`, channel by channel; x and addend [N,C,H,W], scale [C,1,1,1], bias [C].
+///
+/// `com.microsoft`'s FusedConv of 1x1 kernels that see a channel each: one pass over memory, by all threads of the CPU provider and in
+/// the addend's place if nothing else reads that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelAffine {
+    /// C
+    pub channels: usize,
+}
+
+impl Operator for ChannelAffine {
+    const NAME: &'static str = "FusedConv";
+    const DOMAIN: Domain = Domain::Microsoft;
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, scale, bias, addend] = arity(inputs)?;
+        let fits = matches!(x.shape[..], [_, channels, _, _] if channels == self.channels)
+            && addend == x
+            && scale.shape == [self.channels, 1, 1, 1]
+            && bias.shape == [self.channels];
+        if !fits || [scale, bias].iter().any(|ty| ty.dtype != x.dtype) {
+            return Err(format!("expected x and addend [N, {0}, H, W], scale [{0}, 1, 1, 1] and bias [{0}] of one type, got {inputs:?}", self.channels));
+        }
+        Ok(vec![x.clone()])
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("group", Attribute::Int(self.channels as i64)), ("kernel_shape", Attribute::Ints(vec![1, 1]))]
+    }
+
+    fn vjp(&self, cx: &mut Vjp<'_>) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(cx.unknown(" (it serves in function bodies only)"))
+    }
+
+    fn eval(&self, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
+        let [x, scale, bias, addend] = inputs else { unreachable!("the arity was checked") };
+        let scale = scale.to_shape(self.channels).expect("a factor a channel").into_owned().into_dyn();
+        vec![*x * &over_channels(&scale, x.ndim()) + over_channels(bias, x.ndim()) + *addend]
+    }
 }
 
 fn check(inputs: &[&TensorType]) -> Result<TensorType, String> {

@@ -5,26 +5,28 @@ use ndarray::{Array5, ArrayD, Ix5};
 use super::{Attribute, Operator, Vjp, arity};
 use crate::ir::{GraphError, TensorType, ValueId};
 
-/// `y[n,f,p,i,j] = Σ x[n,0,p,s·i+a−before,s·j+b−before] · w[f,0,0,a,b]`; inputs x [N,1,P,H,W], w [F,1,1,k,k]; output y [N,F,P,H',W'].
+/// `y[n,f,p,i,j] = Σ x[n,0,p,s·i+a−before,s·j+b−before] · w[f,0,0,a,b]`, with a stride and a padding for either axis; inputs
+/// x [N,1,P,H,W], w [F,1,1,k,l]; output y [N,F,P,H',W'].
 ///
 /// Conv of rank 5: with the planes as a depth instead of a batch, the filters come first in the output, and nothing has to be
 /// transposed before a product over the planes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlaneConv {
-    /// Side of the kernels.
-    pub kernel: usize,
-    /// Stride of both axes.
-    pub stride: usize,
-    /// Zeros before both axes.
-    pub before: usize,
+    /// Height and width of the kernels.
+    pub kernel: [usize; 2],
+    /// Strides along H and W.
+    pub stride: [usize; 2],
+    /// Zeros before H and W.
+    pub before: [usize; 2],
     /// Zeros behind H and W.
     pub after: [usize; 2],
 }
 
 impl PlaneConv {
     fn output(&self, size: [usize; 2]) -> Option<[usize; 2]> {
-        let [height, width] = [0, 1].map(|axis| (size[axis] + self.before + self.after[axis]).checked_sub(self.kernel).map(|rest| rest / self.stride + 1));
-        Some([height?, width?])
+        let PlaneConv { kernel, stride, before, after } = self;
+        let output = |axis: usize| (size[axis] + before[axis] + after[axis]).checked_sub(kernel[axis]).map(|rest| rest / stride[axis] + 1);
+        Some([output(0)?, output(1)?])
     }
 }
 
@@ -34,21 +36,21 @@ impl Operator for PlaneConv {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [x, w] = arity(inputs)?;
         let ([batch, 1, planes, height, width], [filters, 1, 1, kernel_h, kernel_w]) = (x.shape.as_slice(), w.shape.as_slice()) else {
-            return Err(format!("expected planes [N, 1, P, H, W] and kernels [F, 1, 1, k, k], got {x} and {w}"));
+            return Err(format!("expected planes [N, 1, P, H, W] and kernels [F, 1, 1, k, l], got {x} and {w}"));
         };
-        if [*kernel_h, *kernel_w] != [self.kernel; 2] || x.dtype != w.dtype {
-            return Err(format!("expected kernels {0}x{0} of the planes' type, got {x} and {w}", self.kernel));
+        if [*kernel_h, *kernel_w] != self.kernel || x.dtype != w.dtype {
+            return Err(format!("expected kernels {:?} of the planes' type, got {x} and {w}", self.kernel));
         }
-        let [out_h, out_w] = self.output([*height, *width]).ok_or_else(|| format!("planes {x} are smaller than the {0}x{0} kernel", self.kernel))?;
+        let [out_h, out_w] = self.output([*height, *width]).ok_or_else(|| format!("planes {x} are smaller than the kernel {:?}", self.kernel))?;
         Ok(vec![TensorType::new(x.dtype, vec![*batch, *filters, *planes, out_h, out_w])])
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        let [kernel, stride, before, after_h, after_w] = [self.kernel, self.stride, self.before, self.after[0], self.after[1]].map(|value| value as i64);
+        let of_volume = |planes: i64, [height, width]: [usize; 2]| [planes, height as i64, width as i64];
         vec![
-            ("kernel_shape", Attribute::Ints(vec![1, kernel, kernel])),
-            ("pads", Attribute::Ints(vec![0, before, before, 0, after_h, after_w])),
-            ("strides", Attribute::Ints(vec![1, stride, stride])),
+            ("kernel_shape", Attribute::Ints(of_volume(1, self.kernel).to_vec())),
+            ("pads", Attribute::Ints([of_volume(0, self.before), of_volume(0, self.after)].concat())),
+            ("strides", Attribute::Ints(of_volume(1, self.stride).to_vec())),
             ("dilations", Attribute::Ints(vec![1, 1, 1])),
             ("group", Attribute::Int(1)),
         ]
@@ -63,10 +65,13 @@ impl Operator for PlaneConv {
         let (x, w) = (rank5(inputs[0]), rank5(inputs[1]));
         let (batch, _, planes, height, width) = x.dim();
         let [out_h, out_w] = self.output([height, width]).expect("shapes were inferred");
-        let at = |output: usize, tap: usize, length: usize| (output * self.stride + tap).checked_sub(self.before).filter(|&position| position < length);
+        let PlaneConv { kernel, stride, before, .. } = self;
+        let at = |axis: usize, output: usize, tap: usize| {
+            (output * stride[axis] + tap).checked_sub(before[axis]).filter(|&position| position < [height, width][axis])
+        };
         let y = Array5::from_shape_fn((batch, w.dim().0, planes, out_h, out_w), |(n, filter, plane, i, j)| {
-            let taps = (0..self.kernel).flat_map(|a| (0..self.kernel).map(move |b| (a, b)));
-            taps.filter_map(|(a, b)| Some(x[[n, 0, plane, at(i, a, height)?, at(j, b, width)?]] * w[[filter, 0, 0, a, b]])).sum()
+            let taps = (0..kernel[0]).flat_map(|a| (0..kernel[1]).map(move |b| (a, b)));
+            taps.filter_map(|(a, b)| Some(x[[n, 0, plane, at(0, i, a)?, at(1, j, b)?]] * w[[filter, 0, 0, a, b]])).sum()
         });
         vec![y.into_dyn()]
     }

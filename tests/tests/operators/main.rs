@@ -37,7 +37,7 @@ fn test_of(op: &Op) -> &'static str {
         Op::InPlaceAccumulator(_) => "those of the training API's engine: only its library has the operator",
         Op::Conv(_) | Op::ConvTranspose(_) | Op::PlaneConv(_) => "convolutions_agree",
         Op::FusedMatMul(_) | Op::Gemm(_) | Op::MatMul(_) => "matrix_products_agree",
-        Op::BatchNormalization(_) | Op::BatchNormalizationTraining(_) => "normalizations_agree",
+        Op::BatchNormalization(_) | Op::BatchNormalizationTraining(_) | Op::ChannelAffine(_) => "normalizations_agree",
         Op::GlobalAveragePool(_) | Op::MaxPool(_) | Op::ScatterElements(_) => "pooling_agrees",
         Op::ReduceMax(_) | Op::ReduceMean(_) | Op::ReduceSum(_) | Op::ReduceSumSquare(_) => "reductions_agree",
         Op::LogSoftmax(_) | Op::Softmax(_) => "softmaxes_agree",

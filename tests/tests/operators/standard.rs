@@ -3,7 +3,7 @@
 use graphgen::ir::DType;
 use graphgen::ops::conv::Window;
 use graphgen::ops::{
-    Add, BatchNormalization, BatchNormalizationTraining, Cast, Concat, Conv, ConvTranspose, Div, Equal, Exp, Flatten, FusedMatMul, Gather, Gemm,
+    Add, BatchNormalization, BatchNormalizationTraining, Cast, ChannelAffine, Concat, Conv, ConvTranspose, Div, Equal, Exp, Flatten, FusedMatMul, Gather, Gemm,
     GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, PlaneConv, Reciprocal, ReduceMax,
     ReduceMean, ReduceSum, ReduceSumSquare, Relu, Reshape, ScatterElements, Slice, Softmax, Sqrt, Sub, Tanh, Transpose, Where,
 };
@@ -75,9 +75,16 @@ fn convolutions_agree() {
             }
         }
     }
-    for (kernel, stride, before, after) in [(6, 4, 1, [1, 3]), (4, 4, 0, [0, 2]), (3, 1, 1, [1, 1])] {
-        let (x, w) = (r.normal(&[1, 1, 6, 8, 6]), r.normal(&[5, 1, 1, kernel, kernel]));
-        cases.push(case(PlaneConv { kernel, stride, before, after }, [x, w], sum_of(kernel * kernel)));
+    for (kernel, stride, before, after) in [([6; 2], [4; 2], [1; 2], [1, 3]), ([4; 2], [4; 2], [0; 2], [0, 2]), ([3; 2], [1; 2], [1; 2], [1, 1])] {
+        let (x, w) = (r.normal(&[1, 1, 6, 8, 6]), r.normal(&[5, 1, 1, kernel[0], kernel[1]]));
+        cases.push(case(PlaneConv { kernel, stride, before, after }, [x, w], sum_of(kernel[0] * kernel[1])));
+    }
+    for conv in [
+        PlaneConv { kernel: [1, 5], stride: [1, 2], before: [0, 2], after: [0, 1] },
+        PlaneConv { kernel: [5, 2], stride: [3, 1], before: [2, 1], after: [1, 0] },
+    ] {
+        let (x, w) = (r.normal(&[2, 1, 3, 8, 6]), r.normal(&[4, 1, 1, conv.kernel[0], conv.kernel[1]]));
+        cases.push(case(conv, [x, w], sum_of(10)));
     }
     check(cases);
 }
@@ -113,6 +120,8 @@ fn normalizations_agree() {
         cases.push(case(BatchNormalization { epsilon: 0.0 }, inputs.clone(), 2.0 * FEW_ROUNDINGS));
         cases.push(case(BatchNormalizationTraining { epsilon: 1e-5 }, inputs, sum_of(100)));
     }
+    let maps = [4, 3, 5, 6];
+    cases.push(case(ChannelAffine { channels: 3 }, [r.normal(&maps), r.normal(&[3, 1, 1, 1]), r.normal(&[3]), r.normal(&maps)], 2.0 * FEW_ROUNDINGS));
     check(cases);
 }
 
