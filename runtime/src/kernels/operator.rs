@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext};
@@ -283,8 +284,16 @@ impl<K: Dense> Operator for Native<K> {
         let attributes = Attributes { ints: &|name| context.get(name), int: &|name| context.get(name), float: &|name| context.get(name) };
         let kernel = K::read(&attributes).map_err(named::<K>)?;
         let (shared, arch) = (self.shared.clone(), pulp::Arch::new());
-        Ok(Box::new(move |context: &ComputeContext| compute(&kernel, context, &shared, arch)))
+        Ok(Box::new(move |context: &ComputeContext| guarded(K::NAME, || compute(&kernel, context, &shared, arch))))
     }
+}
+
+/// Runs a kernel. A panic must not unwind into ONNX Runtime: it would abort the process without a message.
+///
+/// # Errors
+/// The kernel's, and a panic.
+pub(super) fn guarded(name: &str, compute: impl FnOnce() -> ort::Result<()>) -> ort::Result<()> {
+    catch_unwind(AssertUnwindSafe(compute)).unwrap_or_else(|_| Err(ort::Error::new(format!("{name}: the kernel panicked; the message is above"))))
 }
 
 fn compute<K: Dense>(kernel: &K, context: &ComputeContext, shared: &Shared, arch: pulp::Arch) -> ort::Result<()> {
@@ -297,7 +306,7 @@ fn compute<K: Dense>(kernel: &K, context: &ComputeContext, shared: &Shared, arch
     // An optional output that nobody reads is left out; the kernel fills memory of its own instead.
     let mut unread: Vec<(Vec<f32>, Vec<u8>)> = sizes.iter().map(|_| Default::default()).collect();
     let mut outputs = Vec::with_capacity(sizes.len());
-    let mut in_output = vec![false; inputs.len()];
+    let (mut in_output, mut written) = (vec![false; inputs.len()], Vec::with_capacity(sizes.len()));
     for (index, ((value, (floats, bytes)), shape)) in values.iter_mut().zip(&mut unread).zip(&sizes).enumerate() {
         let len = shape.iter().product();
         if let Some(value) = value.as_ref() {
@@ -305,6 +314,7 @@ fn compute<K: Dense>(kernel: &K, context: &ComputeContext, shared: &Shared, arch
             for input in overlapped(&places, &own, index, K::IN_PLACE).map_err(named::<K>)? {
                 in_output[input] = true;
             }
+            written = apart(written, own, index).map_err(named::<K>)?;
         }
         let elements = match (value, K::BYTES.1.contains(&index)) {
             (Some(value), true) => ElementsMut::U8(value.try_extract_tensor_mut()?.1),
@@ -349,12 +359,28 @@ fn place(elements: Elements) -> Range<usize> {
     start..start + len
 }
 
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start.max(b.start) < a.end.min(b.end)
+}
+
+/// The places of the outputs `written`, with that of output number `index`.
+///
+/// # Errors
+/// One in the memory of another.
+fn apart(mut written: Vec<(usize, Range<usize>)>, own: Range<usize>, index: usize) -> Result<Vec<(usize, Range<usize>)>, String> {
+    if let Some((other, _)) = written.iter().find(|(_, place)| overlap(place, &own)) {
+        return Err(format!("outputs {other} and {index} lie in the same memory; expected one for each"));
+    }
+    written.push((index, own));
+    Ok(written)
+}
+
 /// The inputs in whose memory output number `index` lies: those at `places`, and the output at `own`.
 ///
 /// # Errors
 /// One that the kernel needs when it fills the output.
 fn overlapped(places: &[Range<usize>], own: &Range<usize>, index: usize, in_place: &[(u32, u32)]) -> Result<Vec<usize>, String> {
-    let overlapping = places.iter().enumerate().filter(|(_, place)| place.start.max(own.start) < place.end.min(own.end));
+    let overlapping = places.iter().enumerate().filter(|(_, place)| overlap(place, own));
     let inputs = overlapping.map(|(input, place)| match in_place.contains(&(input as u32, index as u32)) && place == own {
         true => Ok(input),
         false => Err(format!("output {index} lies in the memory of input {input}; expected memory of its own, or exactly that of an input of {in_place:?}")),

@@ -16,3 +16,19 @@ fn outputs_lie_apart_or_exactly_where_the_kernel_expects_them() {
         assert!(message.contains(&format!("output {index} lies in the memory of input")), "{own:?}: {message}");
     }
 }
+
+#[test]
+fn outputs_have_memory_of_their_own() {
+    let written = apart(vec![(0, 0..40)], 40..80, 2).expect("side by side");
+    assert_eq!(written, [(0, 0..40), (2, 40..80)]);
+    let message = apart(written, 76..90, 3).expect_err("one output would overwrite the other");
+    assert!(message.starts_with("outputs 2 and 3 lie in the same memory"), "{message}");
+}
+
+#[test]
+fn a_panic_is_an_error() {
+    crate::session::environment::environment().expect("ONNX Runtime is set up, and makes errors");
+    let error = guarded("Convolution", || panic!("no such tile")).expect_err("it must not unwind");
+    assert!(error.to_string().contains("Convolution: the kernel panicked"), "{error}");
+    assert!(guarded("Convolution", || Ok(())).is_ok());
+}

@@ -5,6 +5,7 @@
 //!
 //! The official code exponentiates in f32, which overflows below ε ≈ 0.0113. Here the scores choose the precision: f32 for entries
 //! and factors, with sums in f64, where no product can leave its range; else f64; and beyond that the same iterations on logarithms.
+//! Processors that do not multiply and add in one instruction take f64 for f32.
 
 mod passes;
 

@@ -1,11 +1,11 @@
 //! Sinkhorn-Knopp as an ONNX Runtime operator.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::TensorElementType;
 
+use super::operator::guarded;
 use super::sinkhorn::{Sinkhorn, sinkhorn_knopp};
 
 /// Name of the function.
@@ -61,11 +61,7 @@ impl Operator for SinkhornOperator {
         let iterations: i64 = kernel.get("iterations").ok_or_else(|| missing("iterations"))?;
         let iterations = usize::try_from(iterations).map_err(|_| ort::Error::new(format!("SinkhornKnopp {node}: iterations is {iterations}")))?;
         let settings = Sinkhorn { epsilon: f64::from(epsilon), iterations, threads: self.threads };
-        Ok(Box::new(move |context: &ComputeContext| {
-            // A panic must not unwind into ONNX Runtime: it would abort the process without a message.
-            catch_unwind(AssertUnwindSafe(|| compute(settings, context)))
-                .unwrap_or_else(|_| Err(ort::Error::new("SinkhornKnopp: the kernel panicked; the message is above")))
-        }))
+        Ok(Box::new(move |context: &ComputeContext| guarded(SINKHORN, || compute(settings, context))))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The loop of a run: batch, step, guards, metrics, checkpoint; at the end the encoder.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,14 @@ pub(super) struct Training {
     pub(super) _lock: File,
 }
 
+/// Why there are no more steps of a stream.
+enum Ended {
+    Finished,
+    /// The run goes on from an earlier step.
+    RolledBack,
+    Stopped(StopSignal),
+}
+
 impl Training {
     /// Takes all steps, saves, and writes the encoder; or saves and stops where it is asked to.
     ///
@@ -80,38 +89,46 @@ impl Training {
         if self.guards.may_roll_back() && self.saves.newest().is_none() {
             self.save()?;
         }
-        let mut stream = self.stream();
         let mut progress = Progress::new(self.trainer.steps_done(), self.course.last_step, self.preset.train.epochs);
-        let mut ended = Instant::now();
+        let stopped = loop {
+            let mut stream = self.stream();
+            let ended = self.steps_of(&mut stream, &mut progress);
+            // Its workers may hang in a read for a batch that nobody waits for.
+            stream.abandon();
+            match ended {
+                Ok(Ended::RolledBack) => {}
+                Ok(Ended::Finished) => break Ok(None),
+                Ok(Ended::Stopped(signal)) => break Ok(Some(signal)),
+                Err(error) => break Err(error),
+            }
+        };
+        progress.finish();
+        stopped
+    }
+
+    /// Takes the steps that a stream has batches for.
+    fn steps_of(&mut self, stream: &mut BatchStream, progress: &mut Progress) -> Result<Ended, TrainError> {
+        let mut began = Instant::now();
         let mut ahead = None;
         while self.trainer.steps_done() < self.course.last_step {
-            let batch = match self.next_batch(&mut stream, ahead.take()) {
-                Ok(Some(batch)) => batch,
-                stopped_or_stalled => {
-                    stream.abandon();
-                    progress.finish();
-                    return stopped_or_stalled.map(|_| self.interrupt.stop_requested());
-                }
+            let batch = match self.next_batch(stream, ahead.take())? {
+                ControlFlow::Continue(batch) => batch,
+                ControlFlow::Break(signal) => return Ok(Ended::Stopped(signal)),
             };
-            ahead = self.batch_ahead(&mut stream);
-            let Some(mut metrics) = self.step(&batch, ahead.as_ref())? else {
-                ahead = None;
-                stream = self.stream();
-                continue;
-            };
+            ahead = self.batch_ahead(stream);
+            let Some(mut metrics) = self.step(&batch, ahead.as_ref())? else { return Ok(Ended::RolledBack) };
             let now = Instant::now();
-            let seconds = now.duration_since(std::mem::replace(&mut ended, now)).as_secs_f64();
+            let seconds = now.duration_since(std::mem::replace(&mut began, now)).as_secs_f64();
             metrics.images_per_sec = self.preset.train.batch_size as f64 / seconds;
             self.observer.step(&mut metrics, &self.trainer, &batch);
             // What is observed takes no training time.
-            ended = Instant::now();
+            began = Instant::now();
             self.log.write(&metrics);
             progress.step(&metrics);
             self.last = Some(metrics);
             self.save_if_due();
         }
-        progress.finish();
-        Ok(None)
+        Ok(Ended::Finished)
     }
 
     /// Batches from the next step on.
@@ -120,16 +137,16 @@ impl Training {
         self.loader.stream((step / steps_per_epoch) as usize, (step % steps_per_epoch) as usize)
     }
 
-    /// The next batch, which may have been taken `ahead`; `None` if the run is asked to stop.
-    fn next_batch(&mut self, stream: &mut BatchStream, mut ahead: Option<Batch>) -> Result<Option<Batch>, TrainError> {
+    /// The next batch, which may have been taken `ahead`, unless the run is asked to stop.
+    fn next_batch(&mut self, stream: &mut BatchStream, mut ahead: Option<Batch>) -> Result<ControlFlow<StopSignal, Batch>, TrainError> {
         loop {
-            if self.interrupt.stop_requested().is_some() {
-                return Ok(None);
+            if let Some(signal) = self.interrupt.stop_requested() {
+                return Ok(ControlFlow::Break(signal));
             }
             let batch = if ahead.is_some() { ahead.take() } else { stream.next_within(POLL)? };
             if let Some(batch) = batch {
                 self.guards.batch_came();
-                return Ok(Some(batch));
+                return Ok(ControlFlow::Continue(batch));
             }
             self.guards.waited(stream.waiting().as_secs_f64())?;
         }

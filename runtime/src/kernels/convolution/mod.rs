@@ -112,8 +112,10 @@ impl Window {
 }
 
 pub(super) fn rank_four<const COUNT: usize>(shapes: &[Vec<usize>]) -> Result<[[usize; 4]; COUNT], String> {
-    let shapes: Option<Vec<[usize; 4]>> = shapes.iter().map(|shape| shape.as_slice().try_into().ok()).collect();
-    shapes.and_then(|shapes| shapes.try_into().ok()).ok_or_else(|| format!("expected {COUNT} tensors of 4 dimensions"))
+    let of_rank: Option<Vec<[usize; 4]>> = shapes.iter().map(|shape| shape.as_slice().try_into().ok()).collect();
+    let of_rank: Option<[[usize; 4]; COUNT]> = of_rank.and_then(|shapes| shapes.try_into().ok());
+    let filled = of_rank.filter(|shapes| !shapes.as_flattened().contains(&0));
+    filled.ok_or_else(|| format!("expected {COUNT} tensors of 4 dimensions, none of them empty, got {shapes:?}"))
 }
 
 /// `swav::Convolution`: x [N,H,W,C], w [O,C,k,k] → y [N,H',W',O].

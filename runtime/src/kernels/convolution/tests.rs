@@ -124,3 +124,10 @@ fn the_weight_gradient_is_the_definition() {
     let kernel = |window, _, case: &Case| only(run(&WeightGradient(window), &[(&case.dy.0, &case.dy.1), (&case.x.0, &case.x.1)]));
     check(kernel, |case| case.w.1.len(), |case, [x, w, y]| (w, f64::from(case.dy.1[y]) * f64::from(case.x.1[x])));
 }
+
+#[test]
+fn empty_tensors_are_refused() {
+    assert_eq!(rank_four(&[vec![2, 8, 8, 64]]), Ok([[2, 8, 8, 64]]));
+    let message = rank_four::<1>(&[vec![0, 8, 8, 64]]).expect_err("no images");
+    assert!(message.contains("none of them empty, got [[0, 8, 8, 64]]"), "{message}");
+}

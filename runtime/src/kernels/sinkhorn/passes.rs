@@ -110,8 +110,8 @@ impl Entry for f32 {
         self * other
     }
 
-    /// A sample's largest product is at least its sum over the number of prototypes: with 10⁷ of them, no sum between 10⁻³⁰ and
-    /// 10³⁰ has lost digits.
+    /// A sample's largest product is at least its sum over the number of prototypes, K, and its factor one over that sum and the number
+    /// of samples: a factor between 10⁻³⁰ and 10³⁰ has lost less than 10⁻¹⁵ · K · samples of itself to products below f32's range.
     fn factor(value: f64) -> Option<f32> {
         (1e-30..=1e30).contains(&value).then_some(value as f32)
     }
