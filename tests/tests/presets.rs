@@ -2,10 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use graphgen::methods::swav::train_step;
+use graphgen::onnx::{ModelOptions, encode, write_model};
 use graphgen::preset::{Arch, BatchNormGroups, Optim, OptimizerName, Preset, Prototypes, SchedulePer, Stem};
 
 fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
+}
+
+fn presets() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(models()).expect("the folder of presets").map(|entry| entry.expect("an entry").path());
+    let presets: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    assert!(presets.len() >= 12, "{} presets", presets.len());
+    presets
 }
 
 fn load(name: &str, overrides: &[&str]) -> Preset {
@@ -15,17 +24,23 @@ fn load(name: &str, overrides: &[&str]) -> Preset {
 
 #[test]
 fn every_preset_of_the_project_is_valid_and_names_its_source() {
-    let mut count = 0;
-    for entry in std::fs::read_dir(models()).expect("the folder of presets") {
-        let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            Preset::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-            let text = std::fs::read_to_string(&path).expect("text");
-            assert!(text.lines().any(|line| line.starts_with("# Source:")), "{}: no source", path.display());
-            count += 1;
-        }
+    for path in presets() {
+        Preset::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert!(text.lines().any(|line| line.starts_with("# Source:")), "{}: no source", path.display());
     }
-    assert!(count >= 12, "{count} presets");
+}
+
+/// At its own batch size: what is as large as the maps of 4,096 images must not be built in memory.
+#[test]
+fn every_preset_has_a_training_step_that_fits_a_file() {
+    for path in presets() {
+        let preset = Preset::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let step = train_step(&preset).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let model = write_model(&step.graph, "train_step", &ModelOptions::new(preset.train.resolved_target())).expect("a model");
+        let megabytes = encode(&model).expect("bytes").len() / 1_000_000;
+        assert!(megabytes < 100, "{}: {megabytes} MB", path.display());
+    }
 }
 
 /// What tells the official launch scripts apart.

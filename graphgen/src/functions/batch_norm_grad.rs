@@ -6,7 +6,7 @@ use super::batch_norm::{batch_axes, channel_shape, elements_per_channel, in_f32,
 use super::body_inputs;
 use super::formulations::BatchNormGradForm;
 use super::relu_grad::masked;
-use crate::ir::{Graph, GraphError, TensorType, ValueId};
+use crate::ir::{Graph, GraphError, TensorData, TensorType, ValueId};
 use crate::ops::layout::{Layout, Maps};
 use crate::ops::normalization::{BatchNormalization, eval_batch_norm_gradient};
 use crate::ops::{Attribute, BatchNormalizationGrad, ChannelAffine, Domain, FusedMatMul, Operator, Vjp};
@@ -165,7 +165,7 @@ impl BatchNormTrainGrad {
         let a_dbias = g.scale(a_dbias, -1.0 / count)?;
         let b_mean = g.mul(b, mean)?;
         let c = g.sub(a_dbias, b_mean)?;
-        let vector = |g: &mut Graph, value: f32| g.constant(vec![channels], crate::ir::TensorData::F32(vec![value; channels]));
+        let vector = |g: &mut Graph, value: f32| g.constant(vec![channels], TensorData::Filled(value, channels));
         let (zeros, ones) = (vector(g, 0.0), vector(g, 1.0));
         let from_x = g.apply(BatchNormalization { epsilon: 0.0 }, &[x, b, zeros, zeros, ones])?;
         let a = g.reshape(a, &[channels, 1, 1, 1])?;

@@ -75,7 +75,8 @@ impl MaxPoolGrad {
 
     fn scatter(&self, g: &mut Graph, dy: ValueId, indices: ValueId) -> Result<ValueId, GraphError> {
         let (shape, pooled) = (self.output_shape(g.shape(dy)), g.ty(dy).elements());
-        let zeros = g.constant(vec![shape.iter().product()], TensorData::F32(vec![0.0; shape.iter().product()]));
+        let elements = shape.iter().product();
+        let zeros = g.constant(vec![elements], TensorData::Filled(0.0, elements));
         let (dy, indices) = (g.reshape(dy, &[pooled])?, g.reshape(indices, &[pooled])?);
         let flat = g.apply(ScatterElements, &[zeros, indices, dy])?;
         g.reshape(flat, &shape)

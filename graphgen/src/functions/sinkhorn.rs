@@ -131,7 +131,7 @@ impl Samples {
         let weights = match self.log_weight {
             Some(weights) => weights,
             None => {
-                let zeros = g.constant(vec![rows, 1], TensorData::F32(vec![0.0; rows]));
+                let zeros = g.constant(vec![rows, 1], TensorData::Filled(0.0, rows));
                 g.cast(zeros, wide)?
             }
         };

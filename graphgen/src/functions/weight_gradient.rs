@@ -70,7 +70,7 @@ pub(super) fn build(g: &mut Graph, window: Window, target: Target, dy: ValueId, 
 /// used.
 fn kernel(g: &mut Graph, window: Window, dy: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
     let shape = [g.shape(dy)[1], g.shape(x)[1], window.kernel, window.kernel];
-    let weight = g.constant(shape, TensorData::F32(vec![0.0; shape.iter().product()]));
+    let weight = g.constant(shape, TensorData::Filled(0.0, shape.iter().product()));
     Ok(g.apply_all(ConvGrad { window }, &[dy, x, weight])?[1])
 }
 

@@ -93,6 +93,8 @@ pub enum TensorData {
     F32(Vec<f32>),
     /// 32-bit floats by their exact values: rounded when a file is written, not when a graph is evaluated in f64.
     Exact(Vec<f64>),
+    /// The same 32-bit float so many times: of maps as large as a whole batch's there must not be a copy here.
+    Filled(f32, usize),
     /// 16-bit floats by their exact values, as [`Exact`](Self::Exact).
     F16(Vec<f64>),
     /// Pixels.
@@ -107,7 +109,7 @@ impl TensorData {
     /// Element type.
     pub fn dtype(&self) -> DType {
         match self {
-            TensorData::F32(_) | TensorData::Exact(_) => DType::F32,
+            TensorData::F32(_) | TensorData::Exact(_) | TensorData::Filled(..) => DType::F32,
             TensorData::F16(_) => DType::F16,
             TensorData::U8(_) => DType::U8,
             TensorData::I64(_) => DType::I64,
@@ -119,6 +121,7 @@ impl TensorData {
     pub fn len(&self) -> usize {
         match self {
             TensorData::F32(data) => data.len(),
+            TensorData::Filled(_, len) => *len,
             TensorData::Exact(data) | TensorData::F16(data) => data.len(),
             TensorData::U8(data) => data.len(),
             TensorData::I64(data) => data.len(),
@@ -135,6 +138,7 @@ impl TensorData {
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             TensorData::F32(data) => data.iter().map(|&value| value.into()).collect(),
+            &TensorData::Filled(value, len) => vec![value.into(); len],
             TensorData::Exact(data) | TensorData::F16(data) => data.clone(),
             TensorData::U8(data) => data.iter().map(|&value| value.into()).collect(),
             TensorData::I64(data) => data.iter().map(|&value| value as f64).collect(),

@@ -236,6 +236,7 @@ fn uniform(data: &TensorData) -> Option<TensorData> {
         values.all(|value| value == first).then_some(first)
     }
     Some(match data {
+        &TensorData::Filled(value, _) => TensorData::F32(vec![value]),
         TensorData::F32(values) => TensorData::F32(vec![f32::from_bits(one(values.iter().map(|value| value.to_bits()))?)]),
         TensorData::Exact(values) => TensorData::F32(vec![f32::from_bits(one(values.iter().map(|&value| (value as f32).to_bits()))?)]),
         TensorData::F16(values) => TensorData::F16(vec![f64::from_bits(one(values.iter().map(|value| value.to_bits()))?)]),
@@ -249,6 +250,7 @@ fn uniform(data: &TensorData) -> Option<TensorData> {
 fn constant_name(ty: &TensorType, data: &TensorData) -> String {
     match data {
         TensorData::F32(values) if values.len() == 1 => format!("const/{}", values[0]),
+        TensorData::Filled(value, 1) => format!("const/{value}"),
         TensorData::Exact(values) if values.len() == 1 => format!("const/{}", values[0] as f32),
         TensorData::F16(values) if values.len() == 1 => format!("const/f16/{}", values[0]),
         TensorData::I64(values) if values.len() <= 4 => format!("const/{values:?}").replace(' ', ""),

@@ -42,6 +42,7 @@ pub(super) fn symbolic_value_info(name: &str, dtype: DType, dims: &[Dim]) -> Val
 pub(crate) fn tensor(ty: &TensorType, data: &TensorData) -> TensorProto {
     let raw: Vec<u8> = match data {
         TensorData::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        &TensorData::Filled(value, len) => value.to_le_bytes().repeat(len),
         TensorData::Exact(values) => values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect(),
         TensorData::F16(values) => values.iter().flat_map(|&value| half::f16::from_f64(value).to_le_bytes()).collect(),
         TensorData::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),

@@ -76,7 +76,7 @@ fn spread(cx: &mut Vjp<'_>, axes: &[usize]) -> Result<ValueId, GraphError> {
     let kept: Vec<usize> = shape.iter().enumerate().map(|(axis, &dim)| if axes.contains(&axis) { 1 } else { dim }).collect();
     let dy = cx.graph.reshape(dy, &kept)?;
     let spread: Vec<usize> = shape.iter().enumerate().map(|(axis, &dim)| if axes.contains(&axis) { dim } else { 1 }).collect();
-    let ones = cx.graph.constant(spread.clone(), TensorData::F32(vec![1.0; spread.iter().product()]));
+    let ones = cx.graph.constant(spread.clone(), TensorData::Filled(1.0, spread.iter().product()));
     cx.graph.mul(dy, ones)
 }
 

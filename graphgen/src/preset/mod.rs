@@ -17,6 +17,7 @@ pub use settings::{
     Arch, BatchNormGroups, CropGroup, Crops, Data, Loss, Model, Optim, OptimizerName, Precision, Preset, Prototypes, Provider, SchedulePer, SinkhornKernel,
     Stem, Target, Train,
 };
+pub use validate::MOST_WORKERS;
 
 /// What is wrong with a preset.
 #[derive(Debug, thiserror::Error)]

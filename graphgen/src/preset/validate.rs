@@ -2,6 +2,9 @@
 
 use super::{Precision, Preset, PresetError, Provider, Stem, Target};
 
+/// Most threads of one kind: more than any computer has cores, few enough to be started.
+pub const MOST_WORKERS: usize = 1024;
+
 impl Preset {
     /// Checks that the settings can work together.
     ///
@@ -170,6 +173,9 @@ impl Preset {
                 train.batch_size, train.accumulate
             );
             return invalid("train.accumulate", problem);
+        }
+        if train.workers > MOST_WORKERS {
+            return invalid("train.workers", format!("expected at most {MOST_WORKERS} threads, or 0 for one per core, got {}", train.workers));
         }
         if optim.warmup_epochs >= train.epochs as f64 {
             return invalid("optim.warmup_epochs", format!("expected less than train.epochs = {}, got {}", train.epochs, optim.warmup_epochs));

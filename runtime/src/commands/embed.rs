@@ -8,7 +8,7 @@ use graphgen::weights::write_atomically;
 
 use super::UsageError;
 use super::classification::{features, open_encoder};
-use super::options::FeatureOptions;
+use super::options::{FeatureOptions, folder_exists};
 use super::output::Output;
 use crate::data::Dataset;
 use crate::export::{npy, safetensors};
@@ -36,6 +36,7 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     if extension != "npy" && extension != "safetensors" {
         return Err(UsageError(format!("--out {}: expected a name ending in .npy or .safetensors", args.out.display())).into());
     }
+    folder_exists("--out", &args.out)?;
     let dataset = Arc::new(Dataset::open(&args.data)?);
     let mut encoder = open_encoder(&environment()?, &args.features)?;
     let features = features(&mut encoder, &args.features, &dataset, "images", output)?;
@@ -51,8 +52,12 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let labels: Vec<Option<&String>> = features.labels.iter().map(|label| label.map(|label| &classes[label])).collect();
     let listing = serde_json::to_vec_pretty(&serde_json::json!({ "names": names, "classes": labels }))?;
     let beside = args.out.with_extension("json");
-    write_atomically(&beside, &listing)?;
     write_atomically(&args.out, &bytes)?;
+    if let Err(error) = write_atomically(&beside, &listing) {
+        // Beside older names, the features would pass for those of other images.
+        std::fs::remove_file(&args.out)?;
+        return Err(error.into());
+    }
     let (images, width) = features.rows.dim();
     let value = serde_json::json!({ "features": args.out.to_string_lossy(), "names": beside.to_string_lossy(), "shape": [images, width] });
     output.result(&value, || format!("{}: f32 [{images}, {width}], names in {}", args.out.display(), beside.display()))?;

@@ -6,6 +6,7 @@ use graphgen::artifacts::{EncoderInput, EncoderOptions};
 use graphgen::weights::{Naming, write_atomically};
 
 use super::UsageError;
+use super::options::folder_exists;
 use super::output::Output;
 use crate::export::{ExportedWeights, encoder_of_run, weights_of_run};
 
@@ -54,6 +55,7 @@ fn parse_shape(text: &str) -> Result<[usize; 3], String> {
 /// written.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let size = |bytes: &[u8]| format!("{:.1} MB", bytes.len() as f64 / 1e6);
+    folder_exists("--out", &args.out)?;
     match args.format {
         Format::Onnx => {
             if args.names.is_some() {

@@ -120,10 +120,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Report(args) => report::run(args, output),
         Command::Plan(args) => plan::run(args, output),
         Command::Doctor(args) => doctor::run(args, output),
-        Command::Completions(args) => {
-            shell::completions(&args);
-            Ok(())
-        }
+        Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
         Command::Bench(Bench::Loader(args)) => bench_loader::run(args, output),
         Command::Bench(Bench::Sinkhorn(args)) => bench_sinkhorn::run(args, output),

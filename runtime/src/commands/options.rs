@@ -7,7 +7,7 @@ use graphgen::preset::{Preset, PresetError, Provider};
 
 use crate::data::EvalTransform;
 use crate::eval::{Extraction, Representation};
-use crate::machine::thread_count;
+use crate::machine::{thread_count, threads};
 use crate::session::Encoder;
 
 /// The command line asks for something that there is not.
@@ -19,6 +19,15 @@ pub struct UsageError(pub String);
 pub(crate) fn with_provider(file: &Path, overrides: &[String], provider: Option<Provider>) -> Result<Preset, PresetError> {
     let provider = provider.map(|provider| format!("train.provider={provider}"));
     Preset::load(file, &overrides.iter().cloned().chain(provider).collect::<Vec<_>>())
+}
+
+/// Checks, before any work is done, that a file can be written where `option` says.
+///
+/// # Errors
+/// A folder that does not exist.
+pub(crate) fn folder_exists(option: &str, out: &Path) -> Result<(), UsageError> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() { Ok(()) } else { Err(UsageError(format!("{option} {}: there is no folder {}; create it first", out.display(), folder.display()))) }
 }
 
 /// The graphs of a directory are for one provider.
@@ -68,10 +77,10 @@ pub(crate) struct InputOptions {
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
     /// Threads of one operator; 0 for one per core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = threads, default_value_t = 0)]
     pub(crate) threads: usize,
     /// Loader threads; 0 for one per core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = threads, default_value_t = 0)]
     pub(crate) workers: usize,
 }
 

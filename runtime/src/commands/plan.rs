@@ -7,6 +7,7 @@ use graphgen::weights::write_atomically;
 use serde_json::json;
 
 use super::UsageError;
+use super::options::folder_exists;
 use super::output::Output;
 use crate::data::Dataset;
 use crate::machine::Machine;
@@ -51,6 +52,9 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
         false => Err(UsageError(format!("{option}: expected more than 0, got {value}"))),
     };
     let hours = positive("--hours", args.hours)?;
+    if let Some(out) = &args.out {
+        folder_exists("--out", out)?;
+    }
     let machine = Machine::read();
     let memory = match args.memory {
         Some(gigabytes) => positive("--memory", gigabytes)? * 1e9,

@@ -1,5 +1,6 @@
 //! `swav-rt completions` and `swav-rt man`: what a shell and `man` need, made from the command line's own description.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -24,8 +25,14 @@ pub struct ManArgs {
 }
 
 /// Runs `completions`.
-pub fn completions(args: &CompletionsArgs) {
-    clap_complete::generate(args.shell, &mut Cli::command(), "swav-rt", &mut std::io::stdout().lock());
+///
+/// # Errors
+/// Output that cannot be written.
+pub fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
+    // The generator panics where it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "swav-rt", &mut script);
+    std::io::stdout().lock().write_all(&script).context("writing the script")
 }
 
 /// Runs `man`.

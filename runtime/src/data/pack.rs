@@ -62,7 +62,7 @@ struct Buffers {
 }
 
 /// Writes all images, in their order, into `folder/shard-000000.tar` and so on, and their index last, so that a folder with
-/// an index is complete. The same images and settings give the same bytes. `progress` gets the number of images done.
+/// an index is complete; after an error there are none. The same images and settings give the same bytes. `progress` gets the number of images done.
 ///
 /// # Errors
 /// A folder with something in it, names that occur twice, broken images (unless left out), and files that cannot be written.
@@ -76,8 +76,17 @@ pub fn pack(dataset: &Dataset, folder: &Path, options: &PackOptions, mut progres
     if std::fs::read_dir(folder).map_err(io)?.next().is_some() {
         return Err(DataError::NotEmpty { path: folder.into() });
     }
-    let mut packed = Packed::default();
     let mut writer = ShardWriter { folder: folder.into(), file: None, position: 0, shards: Vec::new(), images: Vec::new() };
+    let packed = fill(&mut writer, dataset, options, &mut progress);
+    if packed.is_err() {
+        writer.discard();
+    }
+    packed
+}
+
+/// Writes all shards and their index.
+fn fill(writer: &mut ShardWriter, dataset: &Dataset, options: &PackOptions, progress: &mut impl FnMut(usize)) -> Result<Packed, DataError> {
+    let mut packed = Packed::default();
     // As many images at a time as fit into memory whatever the data set's size.
     let run = 16 * thread_count(options.workers);
     for start in (0..dataset.len()).step_by(run) {
@@ -97,7 +106,7 @@ pub fn pack(dataset: &Dataset, folder: &Path, options: &PackOptions, mut progres
         progress(indices.end);
     }
     writer.end_shard()?;
-    shard_index::write(folder, &writer.shards, &writer.images)?;
+    shard_index::write(&writer.folder, &writer.shards, &writer.images)?;
     packed.shards = writer.shards.len();
     packed.bytes = writer.shards.iter().map(|shard| shard.bytes).sum();
     Ok(packed)
@@ -171,6 +180,15 @@ impl ShardWriter {
         self.position = (offset + len).next_multiple_of(BLOCK);
         self.images.push((self.shards.len() - 1, Found { name, class, place: Some(Place::Bytes { offset, len }) }));
         Ok(())
+    }
+
+    /// Removes what was written: shards without an index would pass for a whole data set.
+    fn discard(&mut self) {
+        self.file = None;
+        for shard in &self.shards {
+            // The error that led here is what matters.
+            let _ = std::fs::remove_file(self.folder.join(&shard.file));
+        }
     }
 
     fn end_shard(&mut self) -> Result<(), DataError> {

@@ -11,17 +11,24 @@ use super::error::DataError;
 /// Longest name of a class in a `.cls` member, bytes.
 const MOST_CLASS_BYTES: u64 = 1024;
 
+/// Blocks of an archive, and the two empty ones at its end, bytes.
+const BLOCK: u64 = 512;
+const END_MARK: u64 = 2 * BLOCK;
+
 /// Lists the images of an archive, sorted by path. The class of a member is the text of the `.cls` member of the same name
 /// (as WebDataset has it), or the name of the folder it is in.
 pub(super) fn scan(path: &Path) -> Result<Vec<Found>, DataError> {
     let error = |source| DataError::Tar { path: path.into(), source };
-    let file = File::open(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let io = |source| DataError::Io { path: path.into(), source };
+    let file = File::open(path).map_err(io)?;
+    let (len, mut end) = (file.metadata().map_err(io)?.len(), 0);
     let mut archive = ::tar::Archive::new(std::io::BufReader::with_capacity(1 << 16, file));
     let mut found: Vec<Found> = Vec::new();
     let mut classes = HashMap::new();
     for entry in archive.entries_with_seek().map_err(error)? {
         let mut entry = entry.map_err(error)?;
         let member = entry.path().map_err(error)?.into_owned();
+        end = (entry.raw_file_position() + entry.size()).next_multiple_of(BLOCK);
         if member.extension().is_some_and(|extension| extension == "cls") && entry.size() <= MOST_CLASS_BYTES {
             let mut class = Vec::new();
             entry.read_to_end(&mut class).map_err(error)?;
@@ -34,6 +41,9 @@ pub(super) fn scan(path: &Path) -> Result<Vec<Found>, DataError> {
         let class = member.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
         let name = member.to_string_lossy().trim_start_matches("./").to_owned();
         found.push(Found { name, class, place: Some(Place::Bytes { offset: entry.raw_file_position(), len: entry.size() }) });
+    }
+    if len < end + END_MARK {
+        tracing::warn!("{}: the archive has no end: it is cut off, or was never finished; {} images are in what there is", path.display(), found.len());
     }
     for image in &mut found {
         if let Some(class) = classes.get(sample_key(&image.name)) {
