@@ -78,6 +78,7 @@ pub fn in_onnx_runtime(graph: &Graph, inputs: &Inputs, variant: Variant) -> BTre
 fn tensor(shape: Vec<usize>, data: &TensorData) -> ort::Result<DynValue> {
     Ok(match data {
         TensorData::F32(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
+        &TensorData::Filled(value, len) => Tensor::from_array((shape, vec![value; len]))?.into_dyn(),
         TensorData::Exact(data) => Tensor::from_array((shape, data.iter().map(|&value| value as f32).collect::<Vec<_>>()))?.into_dyn(),
         TensorData::U8(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
         TensorData::I64(data) => Tensor::from_array((shape, data.clone()))?.into_dyn(),
