@@ -3,8 +3,8 @@
 
     python scripts/bench_sinkhorn.py [--samples 512,4096] [--prototypes 3000] [--threads 1,2] [--rounds 5]
 
-PyTorch computes as the official code does, exponentials and three scalings in f32; swav-rt in f32 with sums in f64. A ratio below 1 means that
-swav-rt takes less time.
+PyTorch computes as the official code does, exponentials and three scalings in f32; swav-rt in f32 with sums in
+f64. A ratio below 1 means that swav-rt takes less time.
 """
 
 import argparse

@@ -1,6 +1,5 @@
 //! The computer that the program runs on.
 
-use graphgen::preset::MOST_WORKERS;
 use serde::Serialize;
 use sysinfo::System;
 
@@ -38,15 +37,6 @@ impl Machine {
     }
 }
 
-/// A number of threads from the command line, 0 for one per core.
-///
-/// # Errors
-/// What is no number, and more than graphgen's presets allow.
-pub(crate) fn threads(text: &str) -> Result<usize, String> {
-    let threads = text.parse().map_err(|error| format!("{error}"))?;
-    if threads > MOST_WORKERS { Err(format!("expected at most {MOST_WORKERS} threads")) } else { Ok(threads) }
-}
-
 /// Threads for a setting of which 0 means one per core.
 pub(crate) fn thread_count(threads: usize) -> usize {
     if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
@@ -61,15 +51,4 @@ pub fn peak_memory_bytes() -> Option<u64> {
 
 fn as_gigabytes<S: serde::Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((*bytes as f64 / 1e8).round() / 10.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_of_threads_are_checked() {
-        assert_eq!((threads("0"), threads("1024")), (Ok(0), Ok(1024)));
-        assert!(threads("1025").is_err_and(|error| error.contains("at most 1024")) && threads("-1").is_err());
-    }
 }

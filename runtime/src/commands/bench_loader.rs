@@ -9,9 +9,9 @@ use clap::ValueEnum;
 use graphgen::preset::Preset;
 use multiversion::multiversion;
 
+use super::options::threads;
 use super::output::Output;
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig, StageTimes};
-use crate::machine::threads;
 
 /// What the measured batches are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
     /// Loader threads; 0 for one per core
-    #[arg(long, value_parser = threads, default_value_t = 0)]
+    #[arg(long, value_parser = threads(), default_value_t = 0)]
     pub threads: usize,
     /// What batches are made of
     #[arg(long, value_enum, default_value_t = Format::U8)]

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::options::threads;
 use super::output::Output;
 use crate::kernels::sinkhorn::{Sinkhorn, sinkhorn_knopp};
-use crate::machine::{thread_count, threads};
+use crate::machine::thread_count;
 
 /// Calls before those that are measured.
 const WARM_UP: usize = 2;
@@ -27,7 +28,7 @@ pub struct Args {
     #[arg(long, default_value_t = 3)]
     pub iterations: usize,
     /// Threads; 0 for one per core
-    #[arg(long, value_parser = threads, default_value_t = 0)]
+    #[arg(long, value_parser = threads(), default_value_t = 0)]
     pub threads: usize,
     /// Calls that are measured
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]

@@ -14,10 +14,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::UsageError;
-use super::options::with_provider;
+use super::options::{threads, with_provider};
 use super::output::Output;
 use crate::kernels::{KernelSet, measured_peak};
-use crate::machine::{peak_memory_bytes, thread_count, threads};
+use crate::machine::{peak_memory_bytes, thread_count};
 use crate::session::{BatchCrops, ConvolutionShape, ConvolutionTime, Engine, EngineKind, FunctionTime, StepProfile, read_profiles};
 use crate::train::{engines, open_profiled_engine};
 
@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub steps: usize,
     /// Threads of one operator; 0 for one per core
-    #[arg(long, value_parser = threads, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_parser = threads(), value_name = "N", default_value_t = 0)]
     pub threads: usize,
     /// Native kernels, where the target is theirs, or the functions' bodies in standard operators
     #[arg(long, value_enum, default_value_t = KernelSet::Native)]

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::options::threads;
 use super::output::Output;
 use crate::data::check::{CheckOptions, SIDE_CLASSES_PX, check};
 use crate::data::{Dataset, DecodeOptions};
-use crate::machine::threads;
 
 /// Reads and decodes every image and names the bad ones; exit status 1 if any is broken
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", default_value_t = DecodeOptions::default().pixel_limit)]
     pub pixel_limit: usize,
     /// Threads; 0 for one per core
-    #[arg(long, value_parser = threads, default_value_t = 0)]
+    #[arg(long, value_parser = threads(), default_value_t = 0)]
     pub threads: usize,
 }
 

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::UsageError;
+use super::options::threads;
 use super::output::Output;
 use crate::data::pack::{PackOptions, Reencode, pack};
 use crate::data::{Dataset, DecodeOptions};
-use crate::machine::threads;
 
 /// Writes all images into tar shards with an index, byte by byte or scaled down
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long)]
     pub leave_out_broken: bool,
     /// Threads; 0 for one per core
-    #[arg(long, value_parser = threads, default_value_t = 0)]
+    #[arg(long, value_parser = threads(), default_value_t = 0)]
     pub threads: usize,
 }
 

@@ -54,8 +54,8 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let beside = args.out.with_extension("json");
     write_atomically(&args.out, &bytes)?;
     if let Err(error) = write_atomically(&beside, &listing) {
-        // Beside older names, the features would pass for those of other images.
-        std::fs::remove_file(&args.out)?;
+        // Beside older names, the features would pass for those of other images. The error that led here is what matters.
+        let _ = std::fs::remove_file(&args.out);
         return Err(error.into());
     }
     let (images, width) = features.rows.dim();

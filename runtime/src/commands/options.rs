@@ -3,17 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use graphgen::preset::{Preset, PresetError, Provider};
+use clap::builder::RangedU64ValueParser;
+use graphgen::preset::{MOST_WORKERS, Preset, PresetError, Provider};
 
 use crate::data::EvalTransform;
 use crate::eval::{Extraction, Representation};
-use crate::machine::{thread_count, threads};
+use crate::machine::thread_count;
 use crate::session::Encoder;
 
 /// The command line asks for something that there is not.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
+
+/// A number of threads, 0 for one per core; at most as many as a preset may ask for.
+pub(crate) fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(..=MOST_WORKERS as u64)
+}
 
 /// A preset's settings with `--provider` over them.
 pub(crate) fn with_provider(file: &Path, overrides: &[String], provider: Option<Provider>) -> Result<Preset, PresetError> {
@@ -77,10 +83,10 @@ pub(crate) struct InputOptions {
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
     /// Threads of one operator; 0 for one per core
-    #[arg(long, value_parser = threads, default_value_t = 0)]
+    #[arg(long, value_parser = threads(), default_value_t = 0)]
     pub(crate) threads: usize,
     /// Loader threads; 0 for one per core
-    #[arg(long, value_parser = threads, default_value_t = 0)]
+    #[arg(long, value_parser = threads(), default_value_t = 0)]
     pub(crate) workers: usize,
 }
 

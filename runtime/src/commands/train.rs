@@ -8,10 +8,9 @@ use graphgen::artifacts;
 use graphgen::preset::Provider;
 
 use super::UsageError;
-use super::options::{check_provider, with_provider};
+use super::options::{check_provider, threads, with_provider};
 use super::output::Output;
 use super::resume_command::resume_command;
-use crate::machine::threads;
 use crate::session::{EngineKind, ProviderOptions};
 use crate::train::{GraphSource, Interrupt, Outcome, ProbeKind, ProbeOptions, Resume, StopSignal, TrainOptions, train_until};
 
@@ -44,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
     /// Threads of one operator; 0 for one per core
-    #[arg(long, value_parser = threads, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_parser = threads(), value_name = "N", default_value_t = 0)]
     pub threads: usize,
     /// Labelled images whose nearest neighbours say every few epochs how good the features are; never trained on
     #[arg(long, value_name = "PATH", num_args = 1.., requires = "probe_test")]

@@ -14,6 +14,7 @@ use super::decode::{DecodeOptions, Decoder, RgbImage};
 use super::each::for_each_image;
 use super::error::DataError;
 use super::shard_index::{self, Shard};
+use super::tar::BLOCK;
 use crate::machine::thread_count;
 
 /// How images are made smaller.
@@ -152,8 +153,6 @@ struct ShardWriter {
     images: Vec<(usize, Found)>,
 }
 
-/// Blocks of a tar archive, bytes.
-const BLOCK: u64 = 512;
 /// Longest name that fits into one header; longer ones take a header and blocks of their own before it.
 const SHORT_NAME: usize = 100;
 

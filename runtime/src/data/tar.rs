@@ -11,8 +11,9 @@ use super::error::DataError;
 /// Longest name of a class in a `.cls` member, bytes.
 const MOST_CLASS_BYTES: u64 = 1024;
 
-/// Blocks of an archive, and the two empty ones at its end, bytes.
-const BLOCK: u64 = 512;
+/// Blocks of an archive, bytes.
+pub(super) const BLOCK: u64 = 512;
+/// The two empty blocks at its end, bytes.
 const END_MARK: u64 = 2 * BLOCK;
 
 /// Lists the images of an archive, sorted by path. The class of a member is the text of the `.cls` member of the same name

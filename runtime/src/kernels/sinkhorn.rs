@@ -149,6 +149,13 @@ impl<'a> Samples<'a> {
         };
         (0..rows).step_by(BLOCK_ROWS).map(block).collect()
     }
+
+    /// Those that have samples of the batch: what is left to do with their codes alone is shared evenly.
+    fn blocks_of_batch<'b>(&self, codes: &'b mut [f32]) -> Vec<Block<'b>> {
+        let mut blocks = self.blocks(codes);
+        blocks.retain(|block| !block.codes.is_empty());
+        blocks
+    }
 }
 
 /// Some samples, and the codes of those that are in the batch.
@@ -197,7 +204,7 @@ fn scale<E: Entry>(samples: &Samples, iterations: usize, workers: usize, codes: 
         factors = prototype_factors(&sums.into_iter().collect::<Option<Vec<_>>>()?, prototypes)?;
     }
 
-    let scaled = in_parallel(workers, samples.blocks(codes), |block| {
+    let scaled = in_parallel(workers, samples.blocks_of_batch(codes), |block| {
         let mut buffer = vec![E::default(); prototypes];
         for (scores, codes) in block.samples(samples) {
             let Some(codes) = codes else { continue };
@@ -239,8 +246,8 @@ fn scale_logarithms(samples: &Samples, iterations: usize, workers: usize, codes:
         let partials = in_parallel(workers, samples.blocks(codes), |block| {
             let mut sums = vec![LogSum::default(); prototypes];
             let mut row = vec![0.0; prototypes];
-            for index in block.rows {
-                samples.row(index).iter().zip(&mut row).for_each(|(&score, entry)| *entry = f64::from(score) / samples.epsilon);
+            for (scores, _) in block.samples(samples) {
+                scores.iter().zip(&mut row).for_each(|(&score, entry)| *entry = f64::from(score) / samples.epsilon);
                 // Samples are unscaled before the first iteration, and to sum 1 (up to a constant) afterwards.
                 let sample = if iteration == 0 { 0.0 } else { -log_sum(row.iter().zip(&factors).map(|(entry, factor)| entry + factor)).logarithm() };
                 row.iter().zip(&mut sums).for_each(|(entry, sum)| sum.add(entry + sample, 1.0));
@@ -253,12 +260,10 @@ fn scale_logarithms(samples: &Samples, iterations: usize, workers: usize, codes:
         }
         factors = sums.iter().map(|sum| -sum.logarithm()).collect();
     }
-    let first = samples.queued();
-    let work: Vec<(usize, &mut [f32])> = codes.chunks_mut(BLOCK_ROWS * prototypes).enumerate().collect();
-    in_parallel(workers, work, |(block, codes)| {
-        for (index, codes) in codes.chunks_exact_mut(prototypes).enumerate() {
-            let row = samples.row(first + block * BLOCK_ROWS + index);
-            let entries = || row.iter().zip(&factors).map(|(&score, factor)| f64::from(score) / samples.epsilon + factor);
+    in_parallel(workers, samples.blocks_of_batch(codes), |block| {
+        for (scores, codes) in block.samples(samples) {
+            let Some(codes) = codes else { continue };
+            let entries = || scores.iter().zip(&factors).map(|(&score, factor)| f64::from(score) / samples.epsilon + factor);
             // Divided rather than subtracted: beside a huge maximum, the logarithm of the sum would be rounded away.
             let total = log_sum(entries());
             codes.iter_mut().zip(entries()).for_each(|(code, entry)| *code = ((entry - total.maximum).exp() / total.sum) as f32);

@@ -1,10 +1,10 @@
 //! The stock engine: `train_step.onnx` and `optimizer.onnx` in any ONNX Runtime, with the state bound in place.
 //!
-//! All tensors are bound once, but for [crops](super::crops) on a device and, with several micro-batches, embeddings and codes. A parameter is an input of both graphs and, as
-//! `next/<parameter>`, an output of the optimizer that overwrites it. ONNX Runtime does not know that the two are the same
-//! memory. That is safe here because in both graphs every reader of a state's old value is an ancestor of the write: an
-//! update is computed from all of it. With several micro-batches the same holds for a gradient and the sum that it is added
-//! to, `accumulated/<parameter>`.
+//! All tensors are bound once, but for [crops](super::crops) on a device and, with several micro-batches, embeddings and
+//! codes. A parameter is an input of both graphs and, as `next/<parameter>`, an output of the optimizer that overwrites it.
+//! ONNX Runtime does not know that the two are the same memory. That is safe here because in both graphs every reader of a
+//! state's old value is an ancestor of the write: an update is computed from all of it. With several micro-batches the same
+//! holds for a gradient and the sum that it is added to, `accumulated/<parameter>`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
