@@ -7,6 +7,7 @@ use super::formulations::WeightGradientForm;
 use super::taps::{columns, taps};
 use crate::ir::{Graph, GraphError, TensorData, ValueId};
 use crate::ops::conv::Window;
+use crate::ops::plane_conv::Planes;
 use crate::ops::{ConvGrad, FusedMatMul, Gemm, PlaneConv};
 use crate::preset::Target;
 
@@ -100,11 +101,11 @@ fn gathered(g: &mut Graph, window: Window, planes: ValueId, output: [usize; 2]) 
     // What the last window leaves over is cut off by the division when the output's size is computed.
     let after = [0, 1].map(|axis| ((output[axis] - 1) * stride + kernel).saturating_sub([height, width][axis] + padding));
     if kernel < SEPARATE_AXES {
-        let all = PlaneConv { kernel: [kernel; 2], stride: [stride; 2], before: [padding; 2], after };
+        let all = PlaneConv { planes: Planes::First, kernel: [kernel; 2], stride: [stride; 2], before: [padding; 2], after };
         return one_hot(g, all, planes);
     }
-    let columns = PlaneConv { kernel: [1, kernel], stride: [1, stride], before: [0, padding], after: [0, after[1]] };
-    let rows = PlaneConv { kernel: [kernel, 1], stride: [stride, 1], before: [padding, 0], after: [after[0], 0] };
+    let columns = PlaneConv { planes: Planes::First, kernel: [1, kernel], stride: [1, stride], before: [0, padding], after: [0, after[1]] };
+    let rows = PlaneConv { planes: Planes::First, kernel: [kernel, 1], stride: [stride, 1], before: [padding, 0], after: [after[0], 0] };
     let columns = one_hot(g, columns, planes)?;
     let columns = g.reshape(columns, &[batch, 1, kernel * count, height, output[1]])?;
     let rows = one_hot(g, rows, columns)?;

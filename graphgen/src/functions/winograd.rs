@@ -18,6 +18,7 @@ use super::taps::input_size_of;
 use crate::interpreter::evaluate;
 use crate::ir::{DType, Graph, GraphError, TensorData, TensorType, ValueId};
 use crate::ops::conv::Window;
+use crate::ops::plane_conv::Planes;
 use crate::ops::{Attribute, Conv, Domain, FusedMatMul, Gemm, Operator, PlaneConv, Slice, Vjp, arity};
 use crate::preset::Target;
 
@@ -115,7 +116,10 @@ fn tiles(size: [usize; 2]) -> [usize; 2] {
     size.map(|side| side.div_ceil(OUTPUT))
 }
 
-/// `filters` [F, k·k] over the k×k windows of the maps x [N,C,H,W], a window for each tile: [F, C, N·T].
+/// `filters` [F, k·k] over the k×k windows of the maps x [N,C,H,W], a window for each tile: [F, T·N, C].
+///
+/// The maps are transposed, so that ONNX Runtime gathers rows of N·C elements: with the maps' own rows the transform takes twice
+/// the time.
 fn transformed(g: &mut Graph, x: ValueId, filters: ValueId, kernel: usize) -> Result<ValueId, GraphError> {
     let [batch, channels, height, width] = *g.shape(x) else { unreachable!("shapes were inferred") };
     let count = g.shape(filters)[0];
@@ -123,34 +127,59 @@ fn transformed(g: &mut Graph, x: ValueId, filters: ValueId, kernel: usize) -> Re
     // Windows of 6 overlap and begin on the padding, windows of 4 lie side by side.
     let before = (kernel - OUTPUT) / 2;
     let after = [tiles_h * OUTPUT + before - height, tiles_w * OUTPUT + before - width];
-    let planes = g.transpose(x, &[1, 0, 2, 3])?;
-    let planes = g.reshape(planes, &[1, 1, channels * batch, height, width])?;
-    let filters = g.reshape(filters, &[count, 1, 1, kernel, kernel])?;
-    let points = g.apply(PlaneConv { kernel: [kernel; 2], stride: [OUTPUT; 2], before: [before; 2], after }, &[planes, filters])?;
-    g.reshape(points, &[count, channels, batch * tiles_h * tiles_w])
+    let planes = g.reshape(x, &[batch * channels, height * width])?;
+    let planes = g.transpose(planes, &[1, 0])?;
+    let planes = g.reshape(planes, &[1, 1, height, width, batch * channels])?;
+    let filters = g.reshape(filters, &[count, 1, kernel, kernel, 1])?;
+    let conv = PlaneConv { planes: Planes::Last, kernel: [kernel; 2], stride: [OUTPUT; 2], before: [before; 2], after };
+    let points = g.apply(conv, &[planes, filters])?;
+    g.reshape(points, &[count, tiles_h * tiles_w * batch, channels])
 }
 
-/// The points [36, C, N·T] of the overlapping 6x6 tiles of x [N,C,H,W].
+/// The points [36, T·N, C] of the overlapping 6x6 tiles of x [N,C,H,W].
 fn points(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
     let filters = both_axes(g, &input_matrix());
     transformed(g, x, filters, INPUT)
 }
 
-/// The 4x4 tiles of products [36, O, N·T], put together: [N,O,H,W].
+/// The 4x4 tiles of products [36, T·N, O], put together: [N,O,H,W].
 fn assembled(g: &mut Graph, products: ValueId, [height, width]: [usize; 2]) -> Result<ValueId, GraphError> {
-    let [_, out, columns] = *g.shape(products) else { unreachable!("products of points") };
+    let [_, columns, out] = *g.shape(products) else { unreachable!("products of points") };
     let [tiles_h, tiles_w] = tiles([height, width]);
     let batch = columns / (tiles_h * tiles_w);
+    let planes = batch * out;
     let pixels = times_both_axes(g, products, &output_matrix())?;
-    // Two transposes in place of one that moves four elements at a time: one of matrices, and one that moves rows of the map.
-    let rows = g.transpose(pixels, &[0, 2, 1])?;
-    let rows = g.reshape(rows, &[OUTPUT, out, batch, tiles_h, tiles_w * OUTPUT])?;
-    let rows = g.transpose(rows, &[2, 1, 3, 0, 4])?;
-    let y = g.reshape(rows, &[batch, out, tiles_h * OUTPUT, tiles_w * OUTPUT])?;
-    if g.shape(y)[2..] == [height, width] {
-        return Ok(y);
+    let pixels = g.reshape(pixels, &[OUTPUT, OUTPUT, tiles_h, tiles_w, planes])?;
+    let rows = g.transpose(pixels, &[2, 0, 3, 1, 4])?;
+    let mut y = g.reshape(rows, &[tiles_h * OUTPUT, tiles_w * OUTPUT, planes])?;
+    if g.shape(y)[..2] != [height, width] {
+        y = g.apply(Slice { axes: vec![0, 1], starts: vec![0, 0], ends: vec![height, width], steps: vec![1, 1] }, &[y])?;
     }
-    g.apply(Slice { axes: vec![2, 3], starts: vec![0, 0], ends: vec![height, width], steps: vec![1, 1] }, &[y])
+    let y = g.reshape(y, &[height * width, planes])?;
+    let y = g.transpose(y, &[1, 0])?;
+    g.reshape(y, &[batch, out, height, width])
+}
+
+/// Whether there are tiles enough for a product with a row for each of them. Else rows are channels: a product of few rows waits
+/// for the weights, which are its other factor.
+///
+/// Measured with AVX2: for as many rows as channels, 256 or 512, 1.0 to 1.1 of the other form's time, which has a transpose to come;
+/// for 32 rows of 512 channels 1.7.
+fn many_tiles(columns: usize, channels: usize, out: usize) -> bool {
+    2 * columns >= channels.max(out)
+}
+
+/// Points [36, T·N, C] times those of a convolution's weight [O,C,3,3], or, `swapped`, of a weight [C,O,3,3]: [36, T·N, O].
+fn times_weight(g: &mut Graph, target: Target, points: ValueId, w: ValueId, matrix: &[Vec<f64>], swapped: bool) -> Result<ValueId, GraphError> {
+    let [_, columns, channels] = *g.shape(points) else { unreachable!("points") };
+    let out = g.shape(w)[if swapped { 1 } else { 0 }];
+    let tile_rows = many_tiles(columns, channels, out);
+    let weights = if tile_rows == swapped { weight_points(g, w, matrix)? } else { swapped_weight_points(g, w, matrix)? };
+    if tile_rows {
+        return g.matmul(points, weights);
+    }
+    let products = times_transposed(g, target, weights, points)?;
+    g.transpose(products, &[0, 2, 1])
 }
 
 /// The points [36, O, C] of a weight [O,C,3,3] transformed by G.
@@ -195,12 +224,12 @@ fn eval_body(op: &impl Operator, inputs: &[&ArrayD<f64>]) -> Vec<ArrayD<f64>> {
     body.outputs().iter().map(|&(_, output)| values.get(output).clone()).collect()
 }
 
-/// The points of a map, [36, O, N·T], with as many tiles as the map has.
+/// The points of a map, [36, T·N, O], with as many tiles as the map has.
 fn check_points(points: &TensorType, batch: usize, size: [usize; 2]) -> Result<usize, String> {
     let [tiles_h, tiles_w] = tiles(size);
     match points.shape[..] {
-        [POINTS, channels, columns] if columns == batch * tiles_h * tiles_w => Ok(channels),
-        _ => Err(format!("expected points [{POINTS}, O, {batch}·{tiles_h}·{tiles_w}] of maps {size:?}, got {points}")),
+        [POINTS, columns, channels] if columns == tiles_h * tiles_w * batch => Ok(channels),
+        _ => Err(format!("expected points [{POINTS}, {tiles_h}·{tiles_w}·{batch}, O] of maps {size:?}, got {points}")),
     }
 }
 
@@ -235,18 +264,17 @@ impl Operator for WinogradConvolution {
         Conv { window: WINDOW }.eval(inputs)
     }
 
-    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [x, w]) = body_inputs(["x", "w"], inputs);
         let points = points(&mut g, x)?;
-        let weights = weight_points(&mut g, w, &weight_matrix())?;
-        let products = g.matmul(weights, points)?;
+        let products = times_weight(&mut g, target, points, w, &weight_matrix(), false)?;
         let y = assembled(&mut g, products, input_size_of(&inputs[0].shape))?;
         g.output("y", y);
         Ok(Some(g))
     }
 }
 
-/// The points of overlapping 6x6 tiles, as both gradients of [`WinogradConvolution`] read them: dy [N,O,H,W] → [36, O, N·T] for
+/// The points of overlapping 6x6 tiles, as both gradients of [`WinogradConvolution`] read them: dy [N,O,H,W] → [36, T·N, O] for
 /// T tiles.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WinogradPoints;
@@ -259,7 +287,7 @@ impl Operator for WinogradPoints {
         let [dy] = arity(inputs)?;
         match dy.shape[..] {
             [batch, out, height, width] if dy.dtype == DType::F32 => {
-                Ok(vec![TensorType::f32(vec![POINTS, out, batch * tiles([height, width]).iter().product::<usize>()])])
+                Ok(vec![TensorType::f32(vec![POINTS, tiles([height, width]).iter().product::<usize>() * batch, out])])
             }
             _ => Err(format!("expected a map f32 [N, O, H, W], got {dy}")),
         }
@@ -281,7 +309,7 @@ impl Operator for WinogradPoints {
     }
 }
 
-/// Gradient of [`WinogradConvolution`]'s input: the points of dy [36, O, N·T], w [O,C,3,3] → dx [N,C,H,W].
+/// Gradient of [`WinogradConvolution`]'s input: the points of dy [36, T·N, O], w [O,C,3,3] → dx [N,C,H,W].
 #[derive(Debug, Clone, PartialEq)]
 pub struct WinogradInputGrad {
     /// H and W of the convolution's input.
@@ -294,7 +322,7 @@ impl Operator for WinogradInputGrad {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [points, w] = arity(inputs)?;
-        let columns = points.shape.last().copied().unwrap_or(0);
+        let columns = points.shape.get(1).copied().unwrap_or(0);
         let batch = columns / tiles(self.input_size).iter().product::<usize>().max(1);
         let out = check_points(points, batch, self.input_size)?;
         match w.shape[..] {
@@ -319,17 +347,16 @@ impl Operator for WinogradInputGrad {
     }
 
     /// The convolution of dy with the weight of reversed taps and swapped channels.
-    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
+    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [points, w]) = body_inputs(["points", "w"], inputs);
-        let weights = swapped_weight_points(&mut g, w, &reversed_taps(weight_matrix()))?;
-        let products = g.matmul(weights, points)?;
+        let products = times_weight(&mut g, target, points, w, &reversed_taps(weight_matrix()), true)?;
         let dx = assembled(&mut g, products, self.input_size)?;
         g.output("dx", dx);
         Ok(Some(g))
     }
 }
 
-/// Gradient of [`WinogradConvolution`]'s weight: the points of dy [36, O, N·T], x [N,C,H,W] → dw [O,C,3,3].
+/// Gradient of [`WinogradConvolution`]'s weight: the points of dy [36, T·N, O], x [N,C,H,W] → dw [O,C,3,3].
 #[derive(Debug, Clone, PartialEq)]
 pub struct WinogradWeightGrad;
 
@@ -357,12 +384,17 @@ impl Operator for WinogradWeightGrad {
 
     /// `dw[k] = Σ_j x[j]·dy[j + 2 − k]` along an axis, so that of the reversed taps is Winograd's bilinear form read for the
     /// weight: Gᵀ [(Bᵀ dy) ⊙ (A x)], x in tiles of 4 side by side.
-    fn body(&self, inputs: &[&TensorType], target: Target) -> Result<Option<Graph>, GraphError> {
+    fn body(&self, inputs: &[&TensorType], _target: Target) -> Result<Option<Graph>, GraphError> {
         let (mut g, [points, x]) = body_inputs(["points", "x"], inputs);
-        let (out, channels) = (inputs[0].shape[1], inputs[1].shape[1]);
+        let [_, columns, out] = inputs[0].shape[..] else { unreachable!("shapes were inferred") };
+        let channels = inputs[1].shape[1];
         let filters = both_axes(&mut g, &output_matrix());
         let x = transformed(&mut g, x, filters, OUTPUT)?;
-        let products = times_transposed(&mut g, target, points, x)?;
+        // As [6, 6, ·, ·], lest ONNX Runtime makes the transpose part of the product, which takes up to 1.5 times as long as both.
+        let points = g.reshape(points, &[INPUT, INPUT, columns, out])?;
+        let points = g.transpose(points, &[0, 1, 3, 2])?;
+        let points = g.reshape(points, &[POINTS, out, columns])?;
+        let products = g.matmul(points, x)?;
         let dw = times_both_axes(&mut g, products, &reversed_taps(weight_matrix()))?;
         let dw = g.reshape(dw, &[3, 3, out, channels])?;
         // A transpose of matrices, and the last operator: a Reshape that writes a graph's output copies.

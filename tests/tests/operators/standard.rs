@@ -2,6 +2,7 @@
 
 use graphgen::ir::DType;
 use graphgen::ops::conv::Window;
+use graphgen::ops::plane_conv::Planes;
 use graphgen::ops::{
     Add, BatchNormalization, BatchNormalizationTraining, Cast, ChannelAffine, Concat, Conv, ConvTranspose, Div, Equal, Exp, Flatten, FusedMatMul, Gather, Gemm,
     GlobalAveragePool, Greater, HardSigmoid, Identity, IntegerDiv, Log, LogSoftmax, MatMul, Max, MaxPool, Mul, Neg, Pad, PlaneConv, Reciprocal, ReduceMax,
@@ -75,16 +76,18 @@ fn convolutions_agree() {
             }
         }
     }
-    for (kernel, stride, before, after) in [([6; 2], [4; 2], [1; 2], [1, 3]), ([4; 2], [4; 2], [0; 2], [0, 2]), ([3; 2], [1; 2], [1; 2], [1, 1])] {
-        let (x, w) = (r.normal(&[1, 1, 6, 8, 6]), r.normal(&[5, 1, 1, kernel[0], kernel[1]]));
-        cases.push(case(PlaneConv { kernel, stride, before, after }, [x, w], sum_of(kernel[0] * kernel[1])));
-    }
-    for conv in [
-        PlaneConv { kernel: [1, 5], stride: [1, 2], before: [0, 2], after: [0, 1] },
-        PlaneConv { kernel: [5, 2], stride: [3, 1], before: [2, 1], after: [1, 0] },
-    ] {
-        let (x, w) = (r.normal(&[2, 1, 3, 8, 6]), r.normal(&[4, 1, 1, conv.kernel[0], conv.kernel[1]]));
-        cases.push(case(conv, [x, w], sum_of(10)));
+    let windows = [
+        ([6, 6], [4, 4], [1, 1], [1, 3]),
+        ([4, 4], [4, 4], [0, 0], [0, 2]),
+        ([3, 3], [1, 1], [1, 1], [1, 1]),
+        ([1, 5], [1, 2], [0, 2], [0, 1]),
+        ([5, 2], [3, 1], [2, 1], [1, 0]),
+    ];
+    for (kernel, stride, before, after) in windows {
+        let [k, l] = kernel;
+        for (planes, x, w) in [(Planes::First, [2, 1, 3, 8, 6], [4, 1, 1, k, l]), (Planes::Last, [2, 1, 8, 6, 3], [4, 1, k, l, 1])] {
+            cases.push(case(PlaneConv { planes, kernel, stride, before, after }, [r.normal(&x), r.normal(&w)], sum_of(k * l)));
+        }
     }
     check(cases);
 }
