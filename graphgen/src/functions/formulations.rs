@@ -150,12 +150,14 @@ impl Target {
         };
         match self {
             Target::Portable => portable,
-            // Graphs for stock operators alone; those of the other two have kernels for what these forms replace.
+            // Graphs for stock operators alone; those of the other two have kernels for what these forms replace, the training build
+            // for weight gradients.
             Target::Cpu => Formulations { winograd: true, convolution: ConvolutionForm::CpuStrided, weight_gradient: WeightGradientForm::CpuByKernels, ..cpu },
             Target::Native => Formulations { layout: Layout::ChannelsLast, ..cpu },
-            // Measured in 1.19.2 against the forms of `cpu`: ReluGrad and ConvGrad for input gradients are slower, and
-            // BatchNormInternal is the kernel of the training mode.
+            // Measured in 1.19.2 against the forms of `cpu`: ReluGrad and ConvGrad for input gradients are slower,
+            // BatchNormInternal is the kernel of the training mode, and Winograd beats ConvGrad where it pays.
             Target::OrtTraining => Formulations {
+                winograd: true,
                 batch_norm_grad: BatchNormGradForm::Kernel,
                 weight_gradient: WeightGradientForm::Kernel,
                 max_pool_grad: MaxPoolGradForm::Kernel,
