@@ -155,7 +155,7 @@ impl MaxPoolTrainGrad {
 /// those of its window, which padding may put before the map: `(r − r₀)·k + (c − c₀)`, where `index = r·W + c`.
 fn taps_of_indices(g: &mut Graph, window: Window, input_size: [usize; 2], indices: ValueId) -> Result<ValueId, GraphError> {
     let (shape, [_, width], kernel) = (g.shape(indices).to_vec(), input_size, window.kernel as i64);
-    let starts = map_starts(g, &shape, input_size);
+    let starts = map_starts(g, &shape, input_size)?;
     let within_map = g.sub(indices, starts)?;
     let rows = quotient(g, within_map, width as i64)?;
     let by_kernel = product(g, rows, kernel - width as i64)?;
@@ -174,7 +174,7 @@ fn indices_of_taps(g: &mut Graph, window: Window, input_size: [usize; 2], taps: 
     let within_window = g.add(taps, by_width)?;
     let windows = window_starts(g, window, &shape, width as i64);
     let within_map = g.add(within_window, windows)?;
-    let starts = map_starts(g, &shape, input_size);
+    let starts = map_starts(g, &shape, input_size)?;
     g.add(within_map, starts)
 }
 

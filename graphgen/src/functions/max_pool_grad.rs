@@ -133,7 +133,7 @@ impl MaxPoolGrad {
     /// Indices within their own map, as f32: exact up to 2²⁴ pixels, and half the memory of i64.
     fn within_map(&self, g: &mut Graph, indices: ValueId) -> Result<ValueId, GraphError> {
         let shape = g.shape(indices).to_vec();
-        let starts = map_starts(g, &shape, self.input_size);
+        let starts = map_starts(g, &shape, self.input_size)?;
         let within = g.sub(indices, starts)?;
         g.cast(within, DType::F32)
     }
@@ -172,10 +172,17 @@ impl MaxPoolGrad {
 }
 
 /// Flat index of every map's first element, i64 [N,C,1,1], for outputs of shape `output` and maps of `input_size`.
-pub(super) fn map_starts(g: &mut Graph, output: &[usize], input_size: [usize; 2]) -> ValueId {
-    let pixels: usize = input_size.iter().product();
-    let starts = (0..output[0] * output[1]).map(|map| (map * pixels) as i64).collect();
-    g.constant(vec![output[0], output[1], 1, 1], TensorData::I64(starts))
+///
+/// The sum of an image's and of a channel's, which a file holds in fewer bytes than all of them.
+pub(super) fn map_starts(g: &mut Graph, output: &[usize], input_size: [usize; 2]) -> Result<ValueId, GraphError> {
+    let (batch, channels, pixels) = (output[0], output[1], input_size.iter().product::<usize>());
+    let mut starts = |shape: [usize; 4], count: usize, step: usize| {
+        let starts = (0..count).map(|index| (index * step) as i64).collect();
+        g.constant(shape.to_vec(), TensorData::I64(starts))
+    };
+    let of_images = starts([batch, 1, 1, 1], batch, channels * pixels);
+    let of_channels = starts([1, channels, 1, 1], channels, pixels);
+    g.add(of_images, of_channels)
 }
 
 /// Maps moved down and right by `shift`, cut and padded with zeros to `size`.
