@@ -135,9 +135,14 @@ fn data_that_cannot_be_trained_on_is_refused_before_anything_is_written() {
     let folder = Folder::new();
     folder.refuses(&["--set", "train.batch_size=100"], 1, &["100", "40"]);
     folder.refuses(&["--data", "absent"], 1, &["absent"]);
+    // 191 GiB, which some machines have.
+    if runtime::machine::Machine::read().memory_bytes < 190 << 30 {
+        let words = ["model.nmb_prototypes", "would take 191 GiB", "this machine's memory", "lower model.nmb_prototypes"];
+        folder.refuses(&["--set", "model.nmb_prototypes=400000000"], 1, &words);
+    }
     folder.refuses(&["--init", "absent.safetensors"], 1, &["absent.safetensors"]);
     folder.refuses(&["--init", "preset.toml"], 1, &["preset.toml: neither a safetensors file nor a PyTorch checkpoint"]);
-    folder.refuses(&["--resume", "absent"], 1, &["checkpoint absent", "state.json"]);
+    folder.refuses(&["--resume", "absent"], 1, &["checkpoint absent", "state.json", "run has none", "leave --resume out"]);
 }
 
 #[test]
