@@ -19,7 +19,7 @@ use crate::ops::Domain;
 use crate::optim::optimizer_step;
 use crate::preset::{Precision, Preset, Target};
 use crate::training_api;
-use crate::weights::{Import, ImportReport, Shapes, Weights, WeightsError, to_safetensors, write_atomically};
+use crate::weights::{ElementType, Import, ImportReport, Shapes, Weights, WeightsError, WeightsFile, to_safetensors, write_atomically};
 
 /// File of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -223,6 +223,25 @@ pub fn open(directory: &Path) -> Result<Manifest, ArtifactError> {
         }
     }
     Ok(manifest)
+}
+
+/// Checks that `init.safetensors` of an artifact directory holds the network's tensors in their shapes, which [`open`] leaves to
+/// those who need it. Their elements are not read.
+///
+/// # Errors
+/// A missing or damaged file, and a tensor that is missing, of another shape or not f32.
+pub fn check_init(directory: &Path, manifest: &Manifest) -> Result<(), ArtifactError> {
+    let path = directory.join(INIT_FILE);
+    let way_out = "write the graphs again with graphgen export";
+    let file = WeightsFile::open(&path).map_err(|error| directory_error(directory, format!("the initial weights cannot be read ({error}); {way_out}")))?;
+    for TensorSpec { name, shape, .. } in manifest.parameters.iter().chain(&manifest.running_statistics) {
+        let found = file.tensors().get(name);
+        if !found.is_some_and(|found| found.shape == *shape && found.element == ElementType::F32) {
+            let found = found.map_or("none".into(), |found| format!("{} {:?}", found.element, found.shape));
+            return Err(directory_error(&path, format!("{name}: expected F32 {shape:?}, found {found}; {way_out}")));
+        }
+    }
+    Ok(())
 }
 
 /// Shapes of the parameters and running statistics of a preset's network.

@@ -29,9 +29,24 @@ fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();
-        if !text.ends_with(&cause) {
+        if !text.contains(&cause) {
             text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let (reason, error) = (source.to_string(), runtime::train::TrainError::Io { path: "run/file".into(), source });
+        let text = describe(&Err::<(), _>(error).context("training in run").expect_err("an error"));
+        assert_eq!(text.matches(&reason).count(), 1, "{text}");
+        assert!(text.starts_with("training in run: run/file: ") && text.contains("free some space"), "{text}");
+    }
 }

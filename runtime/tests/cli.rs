@@ -87,13 +87,62 @@ fn settings_that_cannot_work_are_wrong_usage() {
 }
 
 #[test]
+fn numbers_out_of_range_are_wrong_usage() {
+    let folder = Folder::new();
+    for (command, option, values) in [
+        ("eval knn", "--k", &["0"][..]),
+        ("eval knn", "--temperature", &["0", "nan", "-1"]),
+        ("eval knn", "--batch-size", &["0"]),
+        ("eval knn", "--crop", &["0", "18446744073709551615"]),
+        ("eval linear", "--epochs", &["0"]),
+        ("eval linear", "--step-batch", &["0"]),
+        ("eval linear", "--lr", &["nan", "-1", "0", "inf", "fast"]),
+        ("eval linear", "--weight-decay", &["-0.1"]),
+        ("eval semisup", "--lr", &["nan"]),
+        ("eval semisup", "--classifier-lr", &["-1"]),
+        ("eval semisup", "--share", &["0", "1.5"]),
+        ("clusters", "--duplicates", &["nan"]),
+        ("plan", "--hours", &["0"]),
+        ("plan", "--memory", &["-4"]),
+        ("plan", "--classes-guess", &["0"]),
+        ("data pack", "--quality", &["101"]),
+        ("data pack", "--max-side", &["8"]),
+        ("data synth", "--classes", &["0"]),
+        ("data synth", "--images", &["0"]),
+        ("data synth", "--size", &["2000"]),
+        ("bench step", "--steps", &["0"]),
+    ] {
+        for value in values {
+            let arguments: Vec<&str> = command.split(' ').chain([option, value]).collect();
+            folder.refuses_command(&mut folder.command(&arguments), 2, &[&format!("invalid value '{value}' for '{option}")]);
+        }
+    }
+    let words = ["expected a number above 0 and up to 1000000, got NaN"];
+    folder.refuses_command(&mut folder.command(&["eval", "linear", "--lr", "nan"]), 2, &words);
+}
+
+#[test]
+fn an_evaluation_goes_into_no_folder_of_other_files() {
+    let folder = Folder::new();
+    for command in ["eval knn --encoder encoder.onnx", "eval linear --encoder encoder.onnx", "eval semisup --run absent"] {
+        let arguments: Vec<&str> = command.split(' ').chain("--train images --test images --out images".split(' ')).collect();
+        folder.refuses_command(&mut folder.command(&arguments), 1, &["--out: images", "not empty"]);
+    }
+}
+
+#[test]
 fn data_that_cannot_be_trained_on_is_refused_before_anything_is_written() {
     let folder = Folder::new();
     folder.refuses(&["--set", "train.batch_size=100"], 1, &["100", "40"]);
     folder.refuses(&["--data", "absent"], 1, &["absent"]);
+    // 191 GiB, which some machines have.
+    if runtime::machine::Machine::read().memory_bytes < 190 << 30 {
+        let words = ["model.nmb_prototypes", "would take 191 GiB", "this machine's memory", "lower model.nmb_prototypes"];
+        folder.refuses(&["--set", "model.nmb_prototypes=400000000"], 1, &words);
+    }
     folder.refuses(&["--init", "absent.safetensors"], 1, &["absent.safetensors"]);
     folder.refuses(&["--init", "preset.toml"], 1, &["preset.toml: neither a safetensors file nor a PyTorch checkpoint"]);
-    folder.refuses(&["--resume", "absent"], 1, &["checkpoint absent", "state.json"]);
+    folder.refuses(&["--resume", "absent"], 1, &["checkpoint absent", "state.json", "run has none", "leave --resume out"]);
 }
 
 #[test]
@@ -151,6 +200,19 @@ fn help_and_version_are_no_errors() {
     for arguments in [&[][..], &["trian"], &["train", "--out", "run"], &["export", "--run", "x", "--out", "y", "--static", "1,2"]] {
         assert_eq!(folder.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_data_set_that_cannot_be_finished_is_not_begun() {
+    let folder = Folder::new();
+    // Files of at most 512 or 1024 bytes, where a full disk would refuse the second half.
+    let program = env!("CARGO_BIN_EXE_swav-rt");
+    let limited = format!("trap '' XFSZ; ulimit -f 1; exec {program} data synth --out run --images 4 --classes 2 --size 256 --quiet");
+    let output = Command::new("sh").args(["-c", &limited]).current_dir(folder.path()).output().expect("sh");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("too large"), "{}", stderr(&output));
+    assert_eq!(std::fs::read_dir(folder.path().join("run")).expect("folder").count(), 0, "a part would pass for a data set");
 }
 
 #[test]

@@ -47,6 +47,13 @@ impl Folder {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// Runs the program, which must fail; its last line of errors.
+    fn fails(&self, arguments: &str) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_swav-rt")).args(arguments.split(' ')).current_dir(self.path()).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned()
+    }
+
     fn json(&self, arguments: &str) -> Value {
         serde_json::from_str(&self.run(&format!("{arguments} --json --quiet"))).expect("one JSON value")
     }
@@ -87,6 +94,15 @@ fn a_run_is_probed_reported_sorted_and_evaluated() {
         .expect("folder")
         .map(|entry| std::fs::read_dir(entry.expect("entry").path()).expect("folder").count());
     assert_eq!(links.sum::<usize>(), 40);
+
+    // Members of archives cannot be linked, which is found out after tables and gallery.
+    folder.run("data pack --data train --out shards");
+    let error = folder.fails("clusters --run run --data shards --out half --files link");
+    assert!(error.contains("--files copy"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path().join("half")).expect("folder").count(), 0, "a part would pass for the whole");
+
+    let error = folder.fails("embed --encoder run/graphs/train_step.onnx --data test --out features.npy");
+    assert!(error.contains("got a training graph") && error.contains("encoder.onnx") && error.len() < 300, "{error}");
 
     let sets = "--encoder run/encoder.onnx --train train --test test --threads 1";
     let knn = folder.json(&format!("eval knn {sets} --k 5 --out knn"));
@@ -129,10 +145,13 @@ fn a_plan_is_a_preset_that_trains_and_the_doctor_finds_nothing_missing() {
     folder.run("train --preset preset.toml --data images --out run --max-steps 0 --quiet");
 
     // A busy machine may be short of memory or slow to write.
-    let output = Command::new(env!("CARGO_BIN_EXE_swav-rt")).args(["doctor", "--json", "--data", "images"]).current_dir(folder.path()).output();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_swav-rt")).args(["doctor", "--json", "--data", "images", "--out", "new/run"]).current_dir(folder.path()).output();
     let doctor: Value = serde_json::from_slice(&output.expect("the program starts").stdout).expect("one JSON value");
     let names: Vec<&str> = doctor["checks"].as_array().expect("checks").iter().filter_map(|check| check["check"].as_str()).collect();
     assert_eq!(names, ["ONNX Runtime", "providers", "processor", "memory", "write speed", "images"]);
+    let speed = doctor["checks"][4]["detail"].as_str().expect("text");
+    assert!(speed.starts_with("new/run: ") && speed.contains(" MB/s") && !folder.path().join("new").exists(), "{speed}");
 }
 
 #[test]

@@ -238,6 +238,28 @@ fn kept_checkpoints_are_those_of_the_preset() {
 }
 
 #[test]
+fn checkpoints_that_cannot_be_used_and_lines_that_are_missing_are_told_with_the_way_out() {
+    let folder = Folder::new();
+    folder.succeeds("run", &["--max-steps", "6"]);
+    folder.fails(
+        "run",
+        &["--resume", "step-00000004"],
+        &["checkpoint step-00000004", "run has 3", "run/checkpoints/step-00000006 to run/checkpoints/step-00000004"],
+    );
+
+    let metrics = folder.path("run/metrics.jsonl");
+    let lines = fs::read_to_string(&metrics).expect("read");
+    fs::write(&metrics, lines.lines().filter(|line| !line.contains("\"step\":3,")).map(|line| format!("{line}\n")).collect::<String>()).expect("write");
+    let output = folder.succeeds("run", &["--max-steps", "8"]);
+    assert!(stderr(&output).contains("metrics.jsonl: 1 of the 6 lines before the checkpoint are missing, the first is that of step 3"), "{}", stderr(&output));
+    assert_eq!(folder.steps("run"), [1, 2, 4, 5, 6, 7, 8]);
+
+    let checkpoints = checkpoint::list(&folder.path("run/checkpoints")).expect("list");
+    checkpoints.iter().for_each(|(_, path)| fs::write(path.join("weights.safetensors"), "damaged").expect("write"));
+    folder.fails("run", &[], &["none of the 3 checkpoints in run/checkpoints can be read", "weights.safetensors is damaged", "from a copy", "another --out"]);
+}
+
+#[test]
 fn neither_a_home_nor_a_temporary_folder_is_needed() {
     let folder = Folder::new();
     let mut command = folder.command("run", &["--max-steps", "2"]);

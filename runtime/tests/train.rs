@@ -148,9 +148,19 @@ fn a_run_over_micro_batches_has_steps_and_queue_of_the_whole_batch() {
     let options = TrainOptions { source, max_steps: Some(1), ..folder.options("copied", &[]) };
     train_with(&options).expect("the run succeeds");
     assert_eq!(computed(&folder.run("copied"))[0], computed(&folder.run("run"))[0]);
+    let refused = TrainOptions { run: folder.run("refused"), ..options };
+    let init = graphs.join("init.safetensors");
+    let whole = fs::read(&init).expect("read");
+    for bytes in [None, Some(&b"other"[..]), Some(&graphgen::weights::to_safetensors(&Default::default(), &Default::default()))] {
+        fs::remove_file(&init).expect("remove");
+        bytes.iter().for_each(|bytes| fs::write(&init, bytes).expect("write"));
+        let error = train_with(&refused).expect_err("refused").to_string();
+        assert!(error.contains("init.safetensors") && error.contains("graphgen export") && !refused.run.exists(), "{error}");
+        fs::write(&init, &whole).expect("write");
+    }
     fs::write(graphs.join("assign_step.onnx"), b"other").expect("write");
-    let error = train_with(&TrainOptions { run: folder.run("refused"), ..options }).expect_err("refused").to_string();
-    assert!(error.contains("assign_step.onnx"), "{error}");
+    let error = train_with(&refused).expect_err("refused").to_string();
+    assert!(error.contains("assign_step.onnx") && !refused.run.exists(), "{error}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A preset file is read as a table, laid over the table of its `base`, changed by `--set` overrides, and only then
 //! turned into a [`Preset`], which is valid by construction: unknown fields and impossible settings are refused here.
 
+mod arrays;
 mod device;
 mod guards;
 mod read;

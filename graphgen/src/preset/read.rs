@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::validate::LARGEST_INTEGER;
 use super::{Preset, PresetError};
 
 impl Preset {
@@ -63,7 +64,18 @@ fn read_table(path: &Path) -> Result<toml::Table, PresetError> {
 }
 
 fn parse_table(text: &str, origin: &str) -> Result<toml::Table, PresetError> {
-    text.parse::<toml::Table>().map_err(|error| PresetError::Parse { origin: origin.into(), message: error.to_string() })
+    text.parse::<toml::Table>().map_err(|error| {
+        let too_large = error.span().and_then(|span| text.get(span)).and_then(beyond_toml).map(|problem| format!("; {problem}"));
+        PresetError::Parse { origin: origin.into(), message: format!("{}{}", error.to_string().trim_end(), too_large.unwrap_or_default()) }
+    })
+}
+
+/// What is wrong with an integer that TOML does not have.
+fn beyond_toml(literal: &str) -> Option<String> {
+    let is_integer = !literal.is_empty() && literal.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
+    // No setting is below 0.
+    let fits = literal.replace('_', "").parse::<i64>().is_ok();
+    (is_integer && !fits).then(|| format!("expected an integer from 0 to {LARGEST_INTEGER}, got {literal}"))
 }
 
 fn deserialize(table: toml::Table, origin: &str) -> Result<Preset, PresetError> {
@@ -87,6 +99,9 @@ fn apply_override(table: &mut toml::Table, text: &str) -> Result<(), PresetError
     let (path, value) = text.split_once('=').ok_or_else(malformed)?;
     let (section, key) = path.trim().split_once('.').ok_or_else(malformed)?;
     let value = value.trim();
+    if let Some(message) = beyond_toml(value) {
+        return Err(PresetError::Parse { origin: format!("--set {text}"), message });
+    }
     // A bare word is a string: --set model.arch=resnet18.
     let value = format!("value = {value}")
         .parse::<toml::Table>()
@@ -127,6 +142,23 @@ mod tests {
         assert!(matches!(Preset::from_toml("", &["base_lr=1".into()]), Err(PresetError::Override { .. })));
         let error = Preset::from_toml("", &["optim.lr=1".into()]).expect_err("unknown field").to_string();
         assert!(error.contains("--set optim.lr=1") && error.contains("base_lr"), "{error}");
+    }
+
+    #[test]
+    fn an_integer_that_toml_does_not_have_is_refused_with_the_range() {
+        for seed in ["9223372036854775808", "99999999999999999999"] {
+            let file = Preset::from_toml(&format!("[train]\nseed = {seed}"), &[]).expect_err("too large").to_string();
+            let option = Preset::from_toml("", &[format!("train.seed={seed}")]).expect_err("too large").to_string();
+            for error in [file, option] {
+                assert!(error.contains("seed") && error.contains("from 0 to 9223372036854775807") && error.contains(seed), "{error}");
+            }
+        }
+        let largest = Preset::from_toml("", &["train.seed=9223372036854775807".into()]).expect("fits");
+        assert_eq!(Preset::from_toml(&largest.to_toml(), &[]).expect("valid"), largest);
+        // A manifest in JSON may hold it.
+        let mut beyond = largest;
+        beyond.train.seed += 1;
+        assert!(beyond.validate().expect_err("too large").to_string().contains("from 0 to 9223372036854775807"));
     }
 
     #[test]

@@ -1,9 +1,18 @@
 //! Which settings can work together.
 
+use super::arrays::MOST_BYTES;
 use super::{Precision, Preset, PresetError, Provider, Stem, Target};
 
 /// Most threads of one kind: more than any computer has cores, few enough to be started.
 pub const MOST_WORKERS: usize = 1024;
+/// Most micro-batches of a step: each has tensors of its own in the graph that assigns the codes.
+const MOST_MICRO_BATCHES: usize = 65_536;
+/// Most crops of an image.
+const MOST_CROPS: usize = 64;
+/// Most passes over the data: steps are counted in 64 bits, whatever the data set's size.
+const MOST_EPOCHS: usize = u32::MAX as usize;
+/// Largest integer of TOML, in which a run keeps its preset.
+pub(super) const LARGEST_INTEGER: u64 = i64::MAX as u64;
 
 impl Preset {
     /// Checks that the settings can work together.
@@ -57,6 +66,9 @@ impl Preset {
             if count == 0 {
                 return invalid("crops.nmb_crops", format!("expected at least one crop of {size} px, got 0; leave the entry out instead"));
             }
+            if count > MOST_CROPS {
+                return invalid("crops.nmb_crops", format!("expected at most {MOST_CROPS} crops of an image, got {count}"));
+            }
         }
         for (&min, &max) in crops.min_scale_crops.iter().zip(&crops.max_scale_crops) {
             if !(min > 0.0 && min <= max && max <= 1.0) {
@@ -67,8 +79,8 @@ impl Preset {
         if total < 2 {
             return invalid("crops.nmb_crops", format!("the swapped loss needs at least 2 crops of an image, got {total}"));
         }
-        if total > 64 {
-            return invalid("crops.nmb_crops", format!("expected at most 64 crops of an image, got {total}"));
+        if total > MOST_CROPS {
+            return invalid("crops.nmb_crops", format!("expected at most {MOST_CROPS} crops of an image, got {total}"));
         }
         if crops.crops_for_assign.is_empty() {
             return invalid("crops.crops_for_assign", "expected at least one crop index, got an empty list".into());
@@ -135,6 +147,12 @@ impl Preset {
         if train.epochs == 0 {
             return invalid("train.epochs", "expected at least 1, got 0".into());
         }
+        if train.epochs > MOST_EPOCHS {
+            return invalid("train.epochs", format!("expected at most {MOST_EPOCHS}, got {}", train.epochs));
+        }
+        if train.seed > LARGEST_INTEGER {
+            return invalid("train.seed", format!("expected an integer from 0 to {LARGEST_INTEGER}, got {}", train.seed));
+        }
         if train.batch_size < 2 {
             return invalid("train.batch_size", format!("BatchNorm and Sinkhorn-Knopp need at least 2 images, got {}", train.batch_size));
         }
@@ -174,6 +192,9 @@ impl Preset {
             );
             return invalid("train.accumulate", problem);
         }
+        if train.accumulate > MOST_MICRO_BATCHES {
+            return invalid("train.accumulate", format!("expected at most {MOST_MICRO_BATCHES} micro-batches a step, got {}", train.accumulate));
+        }
         if train.workers > MOST_WORKERS {
             return invalid("train.workers", format!("expected at most {MOST_WORKERS} threads, or 0 for one per core, got {}", train.workers));
         }
@@ -186,6 +207,7 @@ impl Preset {
                 format!("expected 0 (no queue) or at least train.batch_size = {}, got {}", train.batch_size, loss.queue_length),
             );
         }
+        self.check_arrays(MOST_BYTES, "")?;
         if data.limit > 0 && data.limit < train.batch_size {
             return invalid("data.limit", format!("expected 0 (all images) or at least train.batch_size = {}, got {}", train.batch_size, data.limit));
         }
@@ -212,6 +234,35 @@ mod tests {
                 assert!(setting == "train.target" && problem.contains("leave train.target out"), "{target}: {problem}");
             }
         }
+    }
+
+    #[test]
+    fn arrays_that_no_machine_holds_are_refused_with_their_size() {
+        let load = |changes: &[&str]| Preset::from_toml("", &changes.iter().map(|&change| change.into()).collect::<Vec<String>>());
+        for (changes, setting, words) in [
+            (&["model.nmb_prototypes=3000000000"][..], "model.nmb_prototypes", "1431 GiB"),
+            (&["model.nmb_prototypes=[3000, 9000000000000000000]"], "model.nmb_prototypes", "lower model.nmb_prototypes or model.feat_dim"),
+            (&["model.nmb_prototypes=100000000"], "model.nmb_prototypes", "scores"),
+            (&["model.hidden_mlp=1000000000000"], "model.hidden_mlp", "lower model.hidden_mlp"),
+            (&["model.feat_dim=1000000000"], "model.feat_dim", "lower model.feat_dim"),
+            (&["loss.queue_length=9223372036854775807"], "loss.queue_length", "lower loss.queue_length"),
+            (&["train.batch_size=1000000000"], "train.batch_size", "lower train.batch_size"),
+            (&["train.batch_size=200000000", "crops.size_crops=[8, 8]", "train.accumulate=100000000"], "train.accumulate", "at most 65536"),
+            (&["crops.nmb_crops=[9223372036854775807, 9223372036854775807]"], "crops.nmb_crops", "at most 64"),
+            (&["train.epochs=9223372036854775807"], "train.epochs", "at most 4294967295"),
+        ] {
+            match load(changes) {
+                Err(PresetError::Invalid { setting: named, problem }) => {
+                    assert!(named == setting && problem.contains(words), "{changes:?}: {named}: {problem}")
+                }
+                other => panic!("{changes:?}: {other:?}"),
+            }
+        }
+        let error = Preset::default().check_arrays(1 << 30, " (this machine's memory)").expect_err("too large").to_string();
+        assert!(error.contains("train.batch_size") && error.contains("1824 MiB, expected at most 1024 MiB (this machine's memory)"), "{error}");
+        // 64 devices with the official batch each, and heads and queues above the published ones.
+        load(&["train.batch_size=262144", "train.accumulate=64", "loss.queue_length=1048576"]).expect("valid");
+        load(&["model.nmb_prototypes=[3000, 3000, 100000]", "model.width=320", "model.hidden_mlp=8192", "model.feat_dim=256"]).expect("valid");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Files that are there as a whole or not at all.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use super::WeightsError;
@@ -11,33 +13,25 @@ use super::WeightsError;
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WeightsError> {
     let io = |reason| WeightsError::Io { path: path.into(), reason };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").permissions_like_a_plain_file().tempfile_in(directory).map_err(io)?;
-    std::io::Write::write_all(&mut file, bytes).map_err(io)?;
+    // With a file of our own, errors do not name the temporary path, and the permissions are those of any other file.
+    let create = |path: &Path| File::options().write(true).create_new(true).open(path);
+    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").make_in(directory, create).map_err(io)?;
+    file.as_file_mut().write_all(bytes).map_err(io)?;
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|error| io(error.error))?;
     Ok(())
 }
 
-/// Temporary files are private by default; results should have the permissions of any other file.
-trait PlainFile {
-    fn permissions_like_a_plain_file(&mut self) -> &mut Self;
-}
-
-impl PlainFile for tempfile::Builder<'_, '_> {
-    fn permissions_like_a_plain_file(&mut self) -> &mut Self {
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // The process's umask still applies.
-            self.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_names_the_file_that_was_to_be_written() {
+        let path = Path::new("/absent/folder/file");
+        let error = write_atomically(path, b"new").expect_err("no folder").to_string();
+        assert!(error.starts_with("/absent/folder/file: ") && error.matches("/absent").count() == 1, "{error}");
+    }
 
     #[test]
     fn a_file_is_replaced_and_no_temporary_one_stays() {

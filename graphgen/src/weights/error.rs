@@ -49,6 +49,21 @@ pub enum WeightsError {
         /// Types that can be read here.
         expected: &'static str,
     },
+    /// A tensor with a value that no network can work with.
+    #[error(
+        "{path}: tensor {name} holds {value} at place {place} (as f32), expected finite numbers; the training that wrote it may have diverged: take an \
+         earlier checkpoint"
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// NaN or an infinity.
+        value: f32,
+        /// Where, in row-major order.
+        place: usize,
+    },
     /// Weights of another network.
     #[error("{path}: {problem}")]
     Mismatch {

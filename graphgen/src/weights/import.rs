@@ -81,7 +81,8 @@ impl ImportReport {
 /// prototypes; what does not fit is not in the result and stands in the report.
 ///
 /// # Errors
-/// A file that cannot be read, and a backbone that does not fit: tensors that are missing, of other shapes, or left over.
+/// A file that cannot be read, and a backbone that does not fit: tensors that are missing, of other shapes, or left over;
+/// values that are not finite in tensors that would be taken.
 pub fn import(path: &Path, network: &Shapes) -> Result<Import, WeightsError> {
     import_from(&mut WeightsFile::open(path)?, network)
 }
@@ -90,7 +91,11 @@ pub(super) fn import_from<R: Read + Seek>(file: &mut WeightsFile<R>, network: &S
     let (chosen, report) = matched(file, network)?;
     let mut weights = Weights::new();
     for (name, stored) in chosen {
-        weights.insert(name, file.read(&stored)?);
+        let tensor = file.read(&stored)?;
+        if let Some((place, &value)) = tensor.data.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            return Err(WeightsError::NotFinite { path: file.path().into(), name: stored, value, place });
+        }
+        weights.insert(name, tensor);
     }
     Ok(Import { weights, report })
 }

@@ -163,3 +163,14 @@ fn damaged_safetensors_files_are_refused() {
         let _ = open(&changed);
     }
 }
+
+#[test]
+fn values_that_are_not_finite_are_refused_by_name() {
+    let network = network(&[]);
+    for (name, value) in [("layer1.0.conv1.weight", f32::NAN), ("prototypes.weight", f32::INFINITY), ("bn1.running_var", f32::NEG_INFINITY)] {
+        let mut weights = weights_of(&network);
+        weights.get_mut(name).expect("in the network").data[0] = value;
+        let error = import_weights(&weights, &network).expect_err("refused").to_string();
+        assert!(error.contains(name) && error.contains(&format!("{value} at place 0")), "{error}");
+    }
+}

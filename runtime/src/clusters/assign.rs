@@ -119,7 +119,7 @@ fn nearest_rows(
     let block = |start: usize| {
         let end = (start + TILE.0).min(rows.nrows());
         let block = rows.slice(s![start..end, ..]);
-        let mut nearest: Vec<Vec<(usize, f32)>> = vec![Vec::with_capacity(count + 1); end - start];
+        let mut nearest: Vec<Vec<(usize, f32)>> = vec![Vec::with_capacity(count.min(others.nrows()) + 1); end - start];
         for left in (0..others.nrows()).step_by(TILE.1) {
             let right = (left + TILE.1).min(others.nrows());
             let similarities = block.dot(&others.slice(s![left..right, ..]).t());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Clusters, ClustersError};
-use crate::data::Dataset;
+use crate::data::{Dataset, check_new_folder};
 
 /// How images get into the folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -20,10 +20,8 @@ pub enum Placing {
 /// # Errors
 /// A folder that has something in it, members of archives to be linked, and whatever the file system reports.
 pub fn place(folder: &Path, clusters: &Clusters, dataset: &Dataset, placing: Placing, mut progress: impl FnMut(usize)) -> Result<(), ClustersError> {
+    check_new_folder(folder)?;
     std::fs::create_dir_all(folder).map_err(ClustersError::io(folder))?;
-    if std::fs::read_dir(folder).map_err(ClustersError::io(folder))?.next().is_some() {
-        return Err(ClustersError::NotEmpty { path: folder.into() });
-    }
     let mut done = 0;
     for cluster in 0..clusters.len() {
         let images = clusters.images(cluster);

@@ -29,12 +29,6 @@ pub enum ClustersError {
         /// Why.
         source: std::io::Error,
     },
-    /// Files of others could be mixed with ours.
-    #[error("{path}: expected an empty or absent folder, found files in it; choose another --out")]
-    NotEmpty {
-        /// The folder.
-        path: PathBuf,
-    },
     /// A link needs a file.
     #[error("{name} lies in an archive and cannot be linked; use --files copy")]
     NoFile {

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::UsageError;
-use super::options::{threads, with_provider};
+use super::options::{at_least_1, threads, with_provider};
 use super::output::Output;
 use crate::kernels::{KernelSet, measured_peak};
 use crate::machine::{peak_memory_bytes, thread_count};
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
     /// Steps to measure
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_1())]
     pub steps: usize,
     /// Threads of one operator; 0 for one per core
     #[arg(long, value_parser = threads(), value_name = "N", default_value_t = 0)]
@@ -65,9 +65,6 @@ pub struct Args {
 /// # Errors
 /// A preset that cannot be read, and whatever the engine reports.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
-    if args.steps == 0 {
-        return Err(UsageError("--steps: expected at least 1, got 0".into()).into());
-    }
     if args.profile && args.engine != EngineKind::Stock {
         return Err(UsageError("--profile: only the stock engine can be profiled; leave --engine out".into()).into());
     }

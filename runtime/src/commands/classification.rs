@@ -10,9 +10,12 @@ use serde_json::json;
 
 use super::options::FeatureOptions;
 use super::output::Output;
-use crate::data::Dataset;
+use crate::data::{Dataset, check_new_folder};
 use crate::eval::{EvalError, Extraction, Features, Rankings, Scores, confusion_csv, confusion_png, csv_field, extract, per_class_csv};
 use crate::session::{Encoder, SessionOptions};
+
+/// The file by which a folder is known to hold an evaluation.
+const SCORES: &str = "scores.json";
 
 /// Labelled images, and where the details go.
 #[derive(Debug, clap::Args)]
@@ -32,7 +35,7 @@ pub struct LabelledData {
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Folder for scores.json, per-class.csv, predictions.csv, confusion.csv and confusion.png
+    /// Folder for scores.json, per-class.csv, predictions.csv, confusion.csv and confusion.png: new, empty, or an earlier evaluation's
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -46,13 +49,17 @@ pub(crate) struct LabelledSets {
 }
 
 impl LabelledData {
-    /// Opens both sets; a flat folder is found out before minutes of work.
+    /// Opens both sets; a flat folder and an `--out` with files of others are found out before minutes of work.
     pub(crate) fn open(&self) -> anyhow::Result<LabelledSets> {
         self.open_choosing(Ok)
     }
 
     /// As [`open`](Self::open), with those of the training images that `choose` keeps.
     pub(crate) fn open_choosing(&self, choose: impl FnOnce(Dataset) -> anyhow::Result<Dataset>) -> anyhow::Result<LabelledSets> {
+        // An earlier evaluation is replaced, other files are not mixed with ours.
+        if let Some(out) = self.out.as_ref().filter(|out| !out.join(SCORES).is_file()) {
+            check_new_folder(out).context("--out")?;
+        }
         let train = Arc::new(choose(Dataset::open(&self.train)?.subset(self.bank, self.seed))?);
         let test = Arc::new(Dataset::open(&self.test)?.subset(self.limit, self.seed));
         for dataset in [&train, &test] {
@@ -92,7 +99,7 @@ pub(crate) fn write_details(folder: &Path, scores: &Scores, rankings: &Rankings,
         predictions += &format!("{},{},{}\n", csv_field(&test.name(index)), csv_field(truth), csv_field(&scores.classes[ranking[0]]));
     }
     let files = [
-        ("scores.json", serde_json::to_vec_pretty(summary)?),
+        (SCORES, serde_json::to_vec_pretty(summary)?),
         ("per-class.csv", per_class_csv(scores).into_bytes()),
         ("predictions.csv", predictions.into_bytes()),
         ("confusion.csv", confusion_csv(scores).into_bytes()),

@@ -10,11 +10,11 @@ use ndarray::Array2;
 use serde_json::json;
 
 use super::UsageError;
-use super::options::InputOptions;
+use super::options::{InputOptions, number};
 use super::output::Output;
-use crate::clusters::{Clusters, ClustersError, GalleryOptions, Placing, csv, json, neighbours, place, write_gallery};
-use crate::data::Dataset;
-use crate::eval::{Representation, extract};
+use crate::clusters::{Clusters, GalleryOptions, Placing, csv, json, neighbours, place, write_gallery};
+use crate::data::{Dataset, check_new_folder, fill_new_folder};
+use crate::eval::{Bounds, Representation, extract};
 use crate::export::newest_checkpoint;
 use crate::session::environment::environment;
 use crate::session::{Encoder, SessionOptions};
@@ -47,8 +47,8 @@ pub struct Args {
     #[arg(long, value_name = "PX", default_value_t = 96, value_parser = clap::value_parser!(u16).range(16..=512))]
     pub thumbnail: u16,
     /// Cosine similarity from which two prototypes count as nearly the same
-    #[arg(long, value_name = "COSINE", default_value_t = 0.95)]
-    pub duplicates: f32,
+    #[arg(long, value_name = "COSINE", default_value_t = 0.95, allow_negative_numbers = true, value_parser = number(Bounds::COSINE))]
+    pub duplicates: f64,
     /// Also put the images into DIR/images/cluster-NNNN
     #[arg(long, value_enum, value_name = "link|copy")]
     pub files: Option<Placing>,
@@ -65,9 +65,7 @@ pub struct Args {
 /// A run without checkpoints, images that cannot be read, and files that cannot be written.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let out = &args.out;
-    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(ClustersError::NotEmpty { path: out.clone() }.into());
-    }
+    check_new_folder(out)?;
     let checkpoint = newest_checkpoint(&args.run)?;
     let preset = &checkpoint.progress.preset;
     let heads = preset.model.nmb_prototypes.parameter_names();
@@ -88,28 +86,30 @@ pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     drop((progress, encoder));
 
     let threads = args.inputs.thread_count();
-    let clusters = Clusters::assign(embeddings.view(), &prototypes, args.duplicates, threads)?;
-    std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
-    write_atomically(&out.join("clusters.csv"), csv(&clusters, &dataset).as_bytes())?;
-    write_atomically(&out.join("clusters.json"), &serde_json::to_vec_pretty(&json(&clusters, &dataset))?)?;
-    if !args.no_gallery {
-        let near = match args.neighbours {
-            0 => Vec::new(),
-            count => {
-                let mut progress = output.progress("images compared", dataset.len());
-                neighbours(embeddings.view(), count, threads, |done| progress.set(done))
-            }
-        };
-        let name = std::path::absolute(&args.run).ok().and_then(|run| Some(run.file_name()?.to_string_lossy().into_owned()));
-        let title = format!("{}, after {} steps", name.unwrap_or_else(|| "run".into()), checkpoint.progress.step);
-        let options = GalleryOptions { title, thumbnail_px: args.thumbnail.into(), workers: args.inputs.workers };
-        let mut progress = output.progress("thumbnails", dataset.len());
-        write_gallery(out, &dataset, &clusters, &near, &options, |done| progress.set(done))?;
-    }
-    if let Some(placing) = args.files {
-        let mut progress = output.progress("images placed", dataset.len());
-        place(&out.join("images"), &clusters, &dataset, placing, |done| progress.set(done))?;
-    }
+    let clusters = Clusters::assign(embeddings.view(), &prototypes, args.duplicates as f32, threads)?;
+    fill_new_folder(out, || {
+        write_atomically(&out.join("clusters.csv"), csv(&clusters, &dataset).as_bytes())?;
+        write_atomically(&out.join("clusters.json"), &serde_json::to_vec_pretty(&json(&clusters, &dataset))?)?;
+        if !args.no_gallery {
+            let near = match args.neighbours {
+                0 => Vec::new(),
+                count => {
+                    let mut progress = output.progress("images compared", dataset.len());
+                    neighbours(embeddings.view(), count, threads, |done| progress.set(done))
+                }
+            };
+            let name = std::path::absolute(&args.run).ok().and_then(|run| Some(run.file_name()?.to_string_lossy().into_owned()));
+            let title = format!("{}, after {} steps", name.unwrap_or_else(|| "run".into()), checkpoint.progress.step);
+            let options = GalleryOptions { title, thumbnail_px: args.thumbnail.into(), workers: args.inputs.workers };
+            let mut progress = output.progress("thumbnails", dataset.len());
+            write_gallery(out, &dataset, &clusters, &near, &options, |done| progress.set(done))?;
+        }
+        if let Some(placing) = args.files {
+            let mut progress = output.progress("images placed", dataset.len());
+            place(&out.join("images"), &clusters, &dataset, placing, |done| progress.set(done))?;
+        }
+        anyhow::Ok(())
+    })?;
 
     let empty = clusters.empty().count();
     let sizes = (0..clusters.len()).map(|cluster| clusters.images(cluster).len());

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::UsageError;
+use clap::builder::RangedU64ValueParser;
+
 use super::options::threads;
 use super::output::Output;
 use crate::data::pack::{PackOptions, Reencode, pack};
@@ -21,10 +22,10 @@ pub struct Args {
     #[arg(long, value_name = "MB", default_value_t = 1000)]
     pub shard_megabytes: u64,
     /// Scale images down to this longer side and write them as JPEG, px; smaller JPEGs keep their bytes
-    #[arg(long, value_name = "PX")]
+    #[arg(long, value_name = "PX", value_parser = RangedU64ValueParser::<usize>::new().range(16..=65_535))]
     pub max_side: Option<usize>,
     /// Quality of those JPEGs, 1 to 100
-    #[arg(long, default_value_t = 90, requires = "max_side")]
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u8).range(1..=100), requires = "max_side")]
     pub quality: u8,
     /// Turn images as their EXIF orientation says before they are written
     #[arg(long, requires = "max_side")]
@@ -42,12 +43,6 @@ pub struct Args {
 /// # Errors
 /// A data set that cannot be opened, broken images, and files that cannot be written.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
-    if !(1..=100).contains(&args.quality) {
-        return Err(UsageError(format!("--quality: expected 1 to 100, got {}", args.quality)).into());
-    }
-    if args.max_side.is_some_and(|side| !(16..=65535).contains(&side)) {
-        return Err(UsageError("--max-side: expected 16 to 65535 px".into()).into());
-    }
     let dataset = Dataset::open(&args.data)?;
     let decode = DecodeOptions { exif_orientation: args.exif_orientation, ..DecodeOptions::default() };
     let options = PackOptions {

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
+
+use super::options::at_least_1;
 use super::output::Output;
-use crate::data::synth::{self, SynthConfig};
+use crate::data::synth::{self, MOST_CLASSES, SynthConfig};
 
 /// Writes a data set of textured shapes as JPEG files in class folders
 #[derive(Debug, clap::Args)]
@@ -12,13 +15,13 @@ pub struct Args {
     #[arg(long)]
     pub out: PathBuf,
     /// Number of images, spread evenly over the classes
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_1())]
     pub images: usize,
     /// Number of classes
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST_CLASSES as u64))]
     pub classes: usize,
     /// Side of an image, px
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1024))]
     pub size: usize,
     /// Another seed gives other images of the same classes: one for training, one for testing
     #[arg(long, default_value_t = 0)]

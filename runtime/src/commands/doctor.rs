@@ -28,7 +28,7 @@ pub struct Args {
     /// Images to look at; may be given several times
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub data: Vec<PathBuf>,
-    /// Folder that runs will be in, whose write speed is measured
+    /// Folder that runs will be in, there or not yet, whose disk's write speed is measured
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
 }
@@ -122,7 +122,9 @@ fn memory(machine: &Machine) -> Check {
 
 fn write_speed(folder: &Path) -> Result<String, String> {
     let way_out = "choose a folder that you may write to, with --out";
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| format!("{}: {error}; {way_out}", folder.display()))?;
+    // A run's folder is created when it starts, on the disk of the nearest folder above it that is there.
+    let there = folder.ancestors().find(|above| above.exists()).filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(there).map_err(|error| format!("{}: {error}; {way_out}", folder.display()))?;
     let bytes = vec![0x5a; WRITTEN];
     let began = Instant::now();
     let written = file.write_all(&bytes).and_then(|()| file.as_file().sync_all());
@@ -157,7 +159,8 @@ mod tests {
 
     #[test]
     fn problems_name_the_way_out() {
-        assert!(write_speed(Path::new("/absent/folder")).expect_err("absent").contains("--out"));
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        assert!(write_speed(&file.path().join("run")).expect_err("in a file").contains("--out"));
         assert!(images(&["/absent/folder".into()]).expect_err("absent").contains("/absent/folder"));
         let machine = Machine { available_bytes: 1_000_000_000, ..Machine::read() };
         assert!(memory(&machine).outcome.expect_err("little").contains("train.batch_size"));

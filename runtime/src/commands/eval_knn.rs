@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::classification::{LabelledData, features, open_encoder, per_class_text, scores_json, write_details};
-use super::options::FeatureOptions;
+use super::options::{FeatureOptions, at_least_1, number};
 use super::output::Output;
-use crate::eval::Scores;
 use crate::eval::knn::{Knn, Labelled, classify};
+use crate::eval::{Bounds, Scores};
 use crate::session::environment::environment;
 
 /// Settings that are always printed, so that figures can be set beside published ones.
@@ -21,10 +21,10 @@ pub struct Args {
     #[command(flatten)]
     pub(crate) data: LabelledData,
     /// Neighbours of the last line, whose classes are told apart
-    #[arg(long, default_value_t = Knn::default().k)]
+    #[arg(long, default_value_t = Knn::default().k, value_parser = at_least_1())]
     pub k: usize,
     /// Temperature of the last line
-    #[arg(long, default_value_t = Knn::default().temperature)]
+    #[arg(long, default_value_t = Knn::default().temperature, allow_negative_numbers = true, value_parser = number(Bounds::TEMPERATURE))]
     pub temperature: f64,
 }
 

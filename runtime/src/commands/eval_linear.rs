@@ -4,11 +4,11 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::classification::{LabelledData, features, open_encoder, per_class_text, scores_json, write_details};
-use super::options::FeatureOptions;
+use super::options::{FeatureOptions, at_least_1, number};
 use super::output::Output;
 use crate::eval::augmented::{Augmented, Event, train_on_images};
 use crate::eval::linear::{Classifier, Linear, train_on_features};
-use crate::eval::{Rankings, Scores};
+use crate::eval::{Bounds, Rankings, Scores};
 use crate::session::environment::environment;
 
 /// Trains a linear classifier on the frozen encoder's features and classifies test images
@@ -22,16 +22,16 @@ pub struct Args {
     #[arg(long)]
     pub augment: bool,
     /// Passes over the training images
-    #[arg(long, value_name = "N", default_value_t = Linear::default().epochs)]
+    #[arg(long, value_name = "N", default_value_t = Linear::default().epochs, value_parser = at_least_1())]
     pub epochs: usize,
     /// Images of a step of the classifier
-    #[arg(long, value_name = "N", default_value_t = Linear::default().batch_size)]
+    #[arg(long, value_name = "N", default_value_t = Linear::default().batch_size, value_parser = at_least_1())]
     pub step_batch: usize,
     /// Learning rate of the first epoch; a cosine takes it to 0
-    #[arg(long, default_value_t = Linear::default().lr)]
+    #[arg(long, default_value_t = Linear::default().lr, allow_negative_numbers = true, value_parser = number(Bounds::POSITIVE))]
     pub lr: f64,
     /// Weight decay
-    #[arg(long, default_value_t = Linear::default().weight_decay)]
+    #[arg(long, default_value_t = Linear::default().weight_decay, allow_negative_numbers = true, value_parser = number(Bounds::DECAY))]
     pub weight_decay: f64,
 }
 
@@ -42,7 +42,6 @@ pub struct Args {
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
     let settings =
         Linear { epochs: args.epochs, batch_size: args.step_batch, lr: args.lr, weight_decay: args.weight_decay, seed: args.data.seed, ..Linear::default() };
-    settings.validate()?;
     let sets = args.data.open()?;
     let mut encoder = open_encoder(&environment()?, &args.features)?;
     let test = features(&mut encoder, &args.features, &sets.test, "test images", output)?;

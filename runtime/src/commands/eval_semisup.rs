@@ -10,11 +10,11 @@ use graphgen::weights::{Weights, import};
 use serde_json::json;
 
 use super::classification::{LabelledData, extracted, per_class_text, scores_json, write_details};
-use super::options::InputOptions;
+use super::options::{InputOptions, at_least_1, number};
 use super::output::Output;
 use crate::data::{Dataset, load_eval_batches};
 use crate::eval::semisup::{FineTuned, SemiSupervised, fine_tune};
-use crate::eval::{LabelChoice, Rankings, Representation, Scores};
+use crate::eval::{Bounds, LabelChoice, Rankings, Representation, Scores};
 use crate::export::newest_checkpoint;
 use crate::session::environment::environment;
 use crate::session::{Encoder, SessionOptions};
@@ -43,23 +43,23 @@ pub struct Args {
     #[command(flatten)]
     pub(crate) data: LabelledData,
     /// Share of each class whose labels are used, drawn by --seed
-    #[arg(long, value_name = "0..1", default_value_t = 0.01)]
+    #[arg(long, value_name = "0..1", default_value_t = 0.01, allow_negative_numbers = true, value_parser = number(Bounds::SHARE))]
     pub share: f64,
     /// Text file with the names of the images whose labels are used, one a line
     #[arg(long, value_name = "FILE", conflicts_with = "share")]
     pub labels: Option<PathBuf>,
     /// Passes over the labelled images
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_1())]
     pub epochs: usize,
     /// Images of a step
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_1())]
     pub step_batch: usize,
     /// Learning rate of the encoder, multiplied by 0.2 after 60 % and 80 % of the epochs [default: 0.02 for up to 3 % of the
     /// labels, 0.01 for more]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = number(Bounds::POSITIVE))]
     pub lr: Option<f64>,
     /// Learning rate of the classifier [default: 5 for up to 3 % of the labels, 0.2 for more]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = number(Bounds::POSITIVE))]
     pub classifier_lr: Option<f64>,
 }
 

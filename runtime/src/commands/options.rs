@@ -7,7 +7,7 @@ use clap::builder::RangedU64ValueParser;
 use graphgen::preset::{MOST_WORKERS, Preset, PresetError, Provider};
 
 use crate::data::EvalTransform;
-use crate::eval::{Extraction, Representation};
+use crate::eval::{Bounds, Extraction, Representation};
 use crate::machine::thread_count;
 use crate::session::Encoder;
 
@@ -19,6 +19,21 @@ pub struct UsageError(pub String);
 /// A number of threads, 0 for one per core; at most as many as a preset may ask for.
 pub(crate) fn threads() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(..=MOST_WORKERS as u64)
+}
+
+/// A count of at least 1.
+pub(crate) fn at_least_1() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// A side of an image, px.
+fn side() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=65_535)
+}
+
+/// A number within bounds.
+pub(crate) fn number(bounds: Bounds) -> impl Fn(&str) -> Result<f64, String> + Clone {
+    move |text| text.parse().map_err(|_| "expected a number".to_owned()).and_then(|value| bounds.check(value))
 }
 
 /// A preset's settings with `--provider` over them.
@@ -71,16 +86,16 @@ impl FeatureOptions {
 #[derive(Debug, Args)]
 pub(crate) struct InputOptions {
     /// Shorter side of the resized image, px; images up to 64 px are used as they are unless this or --crop is given
-    #[arg(long, value_name = "PX")]
+    #[arg(long, value_name = "PX", value_parser = side())]
     resize: Option<usize>,
     /// Side of the crop from the centre, px [default: 224, of images resized to 256]
-    #[arg(long, value_name = "PX")]
+    #[arg(long, value_name = "PX", value_parser = side())]
     crop: Option<usize>,
     /// Turn images as their EXIF orientation says, as data.exif_orientation does in training
     #[arg(long)]
     exif_orientation: bool,
     /// Images of a batch
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = at_least_1())]
     batch_size: usize,
     /// Threads of one operator; 0 for one per core
     #[arg(long, value_parser = threads(), default_value_t = 0)]
@@ -98,9 +113,6 @@ impl InputOptions {
 
     /// Resolves the options for an encoder: one of a fixed size decides the crop.
     pub(crate) fn extraction(&self, encoder: &Encoder, representation: Representation) -> Result<Extraction, UsageError> {
-        if self.batch_size == 0 {
-            return Err(UsageError("--batch-size: expected at least 1, got 0".into()));
-        }
         // The official 256 to 224, for any size.
         let resize_for = |crop: usize| crop * 8 / 7;
         let standard = EvalTransform { exif_orientation: self.exif_orientation, ..EvalTransform::default() };

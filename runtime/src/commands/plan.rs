@@ -6,10 +6,10 @@ use anyhow::Context;
 use graphgen::weights::write_atomically;
 use serde_json::json;
 
-use super::UsageError;
-use super::options::folder_exists;
+use super::options::{at_least_1, folder_exists, number};
 use super::output::Output;
 use crate::data::Dataset;
+use crate::eval::Bounds;
 use crate::machine::Machine;
 use crate::plan::{DataFacts, Proposal, Reason, StepCost, measure, networks, propose};
 use crate::session::environment::environment;
@@ -29,13 +29,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Memory that training may use, GB [default: 70 % of what is free]
-    #[arg(long, value_name = "GB")]
+    #[arg(long, value_name = "GB", allow_negative_numbers = true, value_parser = number(Bounds::POSITIVE))]
     pub memory: Option<f64>,
     /// How many kinds of images you expect; without it the class folders count
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_1())]
     pub classes_guess: Option<usize>,
     /// How long training may take, h: the best network that is done by then is proposed
-    #[arg(long, value_name = "H", default_value_t = 24.0)]
+    #[arg(long, value_name = "H", default_value_t = 24.0, allow_negative_numbers = true, value_parser = number(Bounds::POSITIVE))]
     pub hours: f64,
     /// Measure nothing: the best network for the images, whatever it takes
     #[arg(long)]
@@ -47,17 +47,13 @@ pub struct Args {
 /// # Errors
 /// Images that cannot be read, steps that cannot be run, a file that cannot be written.
 pub fn run(args: Args, output: &Output) -> anyhow::Result<()> {
-    let positive = |option: &str, value: f64| match value > 0.0 && value.is_finite() {
-        true => Ok(value),
-        false => Err(UsageError(format!("{option}: expected more than 0, got {value}"))),
-    };
-    let hours = positive("--hours", args.hours)?;
+    let hours = args.hours;
     if let Some(out) = &args.out {
         folder_exists("--out", out)?;
     }
     let machine = Machine::read();
     let memory = match args.memory {
-        Some(gigabytes) => positive("--memory", gigabytes)? * 1e9,
+        Some(gigabytes) => gigabytes * 1e9,
         None => machine.available_bytes as f64 * MEMORY_SHARE,
     };
     let dataset = Dataset::open(&args.data)?;

@@ -13,6 +13,7 @@ use super::dataset::{Dataset, Found, Place};
 use super::decode::{DecodeOptions, Decoder, RgbImage};
 use super::each::for_each_image;
 use super::error::DataError;
+use super::new_folder::fill_new_folder;
 use super::shard_index::{self, Shard};
 use super::tar::BLOCK;
 use crate::machine::thread_count;
@@ -72,17 +73,10 @@ pub fn pack(dataset: &Dataset, folder: &Path, options: &PackOptions, mut progres
     if let Some(name) = (0..dataset.len()).map(|index| dataset.inner_name(index)).find(|name| !names.insert(*name)) {
         return Err(DataError::NameTwice { name: name.into() });
     }
-    let io = |source| DataError::Io { path: folder.into(), source };
-    std::fs::create_dir_all(folder).map_err(io)?;
-    if std::fs::read_dir(folder).map_err(io)?.next().is_some() {
-        return Err(DataError::NotEmpty { path: folder.into() });
-    }
-    let mut writer = ShardWriter { folder: folder.into(), file: None, position: 0, shards: Vec::new(), images: Vec::new() };
-    let packed = fill(&mut writer, dataset, options, &mut progress);
-    if packed.is_err() {
-        writer.discard();
-    }
-    packed
+    fill_new_folder(folder, || {
+        let mut writer = ShardWriter { folder: folder.into(), file: None, position: 0, shards: Vec::new(), images: Vec::new() };
+        fill(&mut writer, dataset, options, &mut progress)
+    })
 }
 
 /// Writes all shards and their index.
@@ -179,15 +173,6 @@ impl ShardWriter {
         self.position = (offset + len).next_multiple_of(BLOCK);
         self.images.push((self.shards.len() - 1, Found { name, class, place: Some(Place::Bytes { offset, len }) }));
         Ok(())
-    }
-
-    /// Removes what was written: shards without an index would pass for a whole data set.
-    fn discard(&mut self) {
-        self.file = None;
-        for shard in &self.shards {
-            // The error that led here is what matters.
-            let _ = std::fs::remove_file(self.folder.join(&shard.file));
-        }
     }
 
     fn end_shard(&mut self) -> Result<(), DataError> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use jpeg_encoder::{ColorType, Encoder};
 
 use super::error::DataError;
+use super::new_folder::fill_new_folder;
 use super::random::{Purpose, Random};
 
 const SHAPES: [&str; 8] = ["circle", "square", "triangle", "star", "cross", "ring", "crescent", "hexagon"];
@@ -30,7 +31,7 @@ pub struct SynthConfig {
     pub seed: u64,
 }
 
-/// Writes a data set of JPEG files in class folders. `progress` gets the number of images done.
+/// Writes a data set of JPEG files in class folders; after an error there are none. `progress` gets the number of images done.
 ///
 /// # Errors
 /// A folder with something in it, impossible settings, and files that cannot be written.
@@ -49,25 +50,23 @@ pub fn write(folder: &Path, config: &SynthConfig, mut progress: impl FnMut(usize
         let path = PathBuf::from(path);
         move |source| DataError::Io { path, source }
     };
-    fs::create_dir_all(folder).map_err(io(folder))?;
-    if fs::read_dir(folder).map_err(io(folder))?.next().is_some() {
-        return Err(DataError::NotEmpty { path: folder.into() });
-    }
-    for class in 0..classes.min(images) {
-        let path = folder.join(class_name(class));
-        fs::create_dir(&path).map_err(io(&path))?;
-    }
-    for index in 0..images {
-        let class = index % classes;
-        let path = folder.join(class_name(class)).join(format!("{:06}.jpg", index / classes));
-        let rgb = render(class, size_px, &mut Random::new(seed, Purpose::Synth, 0, index as u64));
-        let encode = |error: jpeg_encoder::EncodingError| DataError::Encode { path: path.clone(), message: error.to_string() };
-        let mut bytes = Vec::new();
-        Encoder::new(&mut bytes, 92).encode(&rgb, size_px as u16, size_px as u16, ColorType::Rgb).map_err(encode)?;
-        fs::write(&path, bytes).map_err(io(&path))?;
-        progress(index + 1);
-    }
-    Ok(())
+    fill_new_folder(folder, || {
+        for class in 0..classes.min(images) {
+            let path = folder.join(class_name(class));
+            fs::create_dir(&path).map_err(io(&path))?;
+        }
+        for index in 0..images {
+            let class = index % classes;
+            let path = folder.join(class_name(class)).join(format!("{:06}.jpg", index / classes));
+            let rgb = render(class, size_px, &mut Random::new(seed, Purpose::Synth, 0, index as u64));
+            let encode = |error: jpeg_encoder::EncodingError| DataError::Encode { path: path.clone(), message: error.to_string() };
+            let mut bytes = Vec::new();
+            Encoder::new(&mut bytes, 92).encode(&rgb, size_px as u16, size_px as u16, ColorType::Rgb).map_err(encode)?;
+            fs::write(&path, bytes).map_err(io(&path))?;
+            progress(index + 1);
+        }
+        Ok(())
+    })
 }
 
 /// Shape and texture of a class. The first classes share no shape, and each texture serves several of them, so that

@@ -6,7 +6,7 @@
 use ndarray::{Array1, Array2, ArrayView1, Axis};
 
 use super::scores::rank;
-use super::{EvalError, Rankings};
+use super::{Bounds, EvalError, Rankings};
 
 /// Test images of one unit of work.
 const BLOCK: usize = 128;
@@ -83,10 +83,7 @@ pub fn classify(bank: &Labelled, test: &Labelled, classes: usize, settings: &[Kn
         if knn.k == 0 {
             return invalid("--k", "expected at least 1, got 0".into());
         }
-        // Below this exp(1 / temperature) is more than f64 holds.
-        if knn.temperature.is_nan() || knn.temperature < 0.002 {
-            return invalid("--temperature", format!("expected at least 0.002, got {}", knn.temperature));
-        }
+        Bounds::TEMPERATURE.check(knn.temperature).map_err(|problem| EvalError::Setting { setting: "--temperature", problem })?;
     }
     let blocks: Vec<usize> = (0..test.len()).step_by(BLOCK).collect();
     let share = blocks.len().div_ceil(threads.max(1));

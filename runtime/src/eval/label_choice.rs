@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::EvalError;
+use super::{Bounds, EvalError};
 use crate::data::{Dataset, Purpose, Random};
 
 /// Which images are labelled.
@@ -30,10 +30,7 @@ impl LabelChoice {
 }
 
 fn by_share(dataset: &Dataset, share: f64, seed: u64) -> Result<Vec<usize>, EvalError> {
-    if !(share > 0.0 && share <= 1.0) {
-        let problem = format!("expected a share above 0 and up to 1 (0.01 for 1 %), got {share}");
-        return Err(EvalError::Setting { setting: "--share", problem });
-    }
+    Bounds::SHARE.check(share).map_err(|problem| EvalError::Setting { setting: "--share", problem })?;
     let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for index in 0..dataset.len() {
         let class = dataset.label(index).ok_or_else(|| EvalError::Unlabelled { name: dataset.name(index) })?;

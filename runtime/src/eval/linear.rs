@@ -8,7 +8,7 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use super::scores::rank;
-use super::{EvalError, Rankings};
+use super::{Bounds, EvalError, Rankings};
 use crate::data::{Purpose, Random};
 
 /// Settings of the classifier's training.
@@ -50,14 +50,11 @@ impl Linear {
             0 => Err(EvalError::Setting { setting, problem: "expected at least 1, got 0".into() }),
             _ => Ok(()),
         };
-        let within = |setting, value: f64, range: std::ops::RangeInclusive<f64>| match range.contains(&value) {
-            true => Ok(()),
-            false => Err(EvalError::Setting { setting, problem: format!("expected {} to {}, got {value}", range.start(), range.end()) }),
-        };
+        let within = |setting, value, bounds: Bounds| bounds.check(value).map(drop).map_err(|problem| EvalError::Setting { setting, problem });
         at_least_1("--epochs", self.epochs)?;
         at_least_1("--step-batch", self.batch_size)?;
-        within("--lr", self.lr, f64::MIN_POSITIVE..=1e6)?;
-        within("--weight-decay", self.weight_decay, 0.0..=1.0)
+        within("--lr", self.lr, Bounds::POSITIVE)?;
+        within("--weight-decay", self.weight_decay, Bounds::DECAY)
     }
 }
 

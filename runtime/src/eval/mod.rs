@@ -1,6 +1,7 @@
 //! Evaluation of an exported encoder.
 
 pub mod augmented;
+mod bounds;
 mod confusion;
 mod error;
 mod features;
@@ -10,6 +11,7 @@ pub mod linear;
 mod scores;
 pub mod semisup;
 
+pub use bounds::Bounds;
 pub(crate) use confusion::csv_field;
 pub use confusion::{confusion_csv, confusion_png, per_class_csv};
 pub use error::EvalError;

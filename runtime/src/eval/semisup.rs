@@ -14,9 +14,9 @@ use graphgen::weights::Weights;
 use ndarray::{Array1, Array2};
 use ort::environment::Environment;
 
-use super::EvalError;
 use super::augmented::labelled_crops;
 use super::linear::Classifier;
+use super::{Bounds, EvalError};
 use crate::data::{Dataset, Loader};
 use crate::kernels::{KernelSet, native_operators};
 use crate::machine::thread_count;
@@ -71,9 +71,7 @@ impl SemiSupervised {
             }
         }
         for (setting, value) in [("--lr", self.lr), ("--classifier-lr", self.classifier_lr)] {
-            if !(value > 0.0 && value <= 1e6) {
-                return refuse(setting, format!("expected a rate above 0 and up to 1e6, got {value}"));
-            }
+            Bounds::POSITIVE.check(value).map_err(|problem| EvalError::Setting { setting, problem })?;
         }
         Ok(())
     }

@@ -9,6 +9,9 @@ use ort::value::{TensorElementType, TensorRef, Value, ValueType};
 
 use super::{EngineError, SessionOptions};
 
+/// Names that a message lists.
+const SHOWN: usize = 8;
+
 /// What an encoder makes of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderOutput {
@@ -49,10 +52,19 @@ impl Encoder {
     /// Checks a session's inputs and outputs; `file` is for messages.
     fn of(session: Session, file: &Path) -> Result<Encoder, EngineError> {
         let contract = |problem: String| EngineError::Contract { graph: file.display().to_string(), problem };
+        // Those of `graphgen export`, with hundreds of inputs and outputs.
+        let is_of_training = |name: &str| ["crops/", "grad/", "micro/"].iter().any(|prefix| name.starts_with(prefix));
+        if session.inputs().iter().any(|input| is_of_training(input.name())) {
+            let problem =
+                "expected an encoder, got a training graph; give the run's encoder.onnx, or write one with swav-rt export --run RUN --out encoder.onnx";
+            return Err(contract(problem.into()));
+        }
         for name in ["features", "embedding"] {
             if !session.outputs().iter().any(|output| output.name() == name) {
-                let names: Vec<&str> = session.outputs().iter().map(|output| output.name()).collect();
-                return Err(contract(format!("expected an output {name}, found {names:?}: is this an encoder that swav-rt export wrote?")));
+                let names: Vec<&str> = session.outputs().iter().map(|output| output.name()).take(SHOWN).collect();
+                let problem =
+                    format!("expected an output {name}, found {}, such as {names:?}: is this an encoder that swav-rt export wrote?", session.outputs().len());
+                return Err(contract(problem));
             }
         }
         let (shape, float) = match session.inputs() {
@@ -64,8 +76,8 @@ impl Encoder {
                 other => return Err(contract(format!("expected image as u8 or f32, got {other}"))),
             },
             inputs => {
-                let names: Vec<&str> = inputs.iter().map(|input| input.name()).collect();
-                return Err(contract(format!("expected one input image, found {names:?}")));
+                let names: Vec<&str> = inputs.iter().map(|input| input.name()).take(SHOWN).collect();
+                return Err(contract(format!("expected one input image, found {}, such as {names:?}", inputs.len())));
             }
         };
         Ok(Encoder { file: file.into(), session, shape, float })

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use graphgen::artifacts::ArtifactError;
+use graphgen::preset::PresetError;
 use graphgen::training_api::TrainingApiError;
 use graphgen::weights::WeightsError;
 
@@ -37,6 +38,9 @@ pub enum TrainError {
          --engine training-api"
     )]
     TrainingKernels,
+    /// Settings that this machine cannot hold.
+    #[error(transparent)]
+    Preset(#[from] PresetError),
     /// A guard ended the run.
     #[error("{message}. The run stops here; its last checkpoint is untouched")]
     Unhealthy {
@@ -58,6 +62,19 @@ pub enum TrainError {
         path: PathBuf,
         /// What is wrong with it, and what to do.
         problem: String,
+    },
+    /// Checkpoints of which none can be used.
+    #[error(
+        "none of the {count} checkpoints in {path} can be read; the last one tried: {last}. Put one back from a copy; to train anew, remove {path} or choose \
+             another --out"
+    )]
+    NoCheckpoint {
+        /// The folder of checkpoints.
+        path: PathBuf,
+        /// Checkpoints there are.
+        count: usize,
+        /// What is wrong with the oldest.
+        last: Box<TrainError>,
     },
     /// A checkpoint that another version of this program wrote.
     #[error(

@@ -301,7 +301,7 @@ pub(super) fn unused_queue(preset: &Preset, steps_per_epoch: u64, steps: u64) ->
     if rows == 0 {
         return None;
     }
-    let full = preset.loss.epoch_queue_starts as u64 * steps_per_epoch + (rows / preset.train.batch_size) as u64;
+    let full = (preset.loss.epoch_queue_starts as u64).saturating_mul(steps_per_epoch).saturating_add((rows / preset.train.batch_size) as u64);
     (full >= steps).then(|| {
         format!(
             "the queue is dead: it is full only after step {full}, and the run has {steps} steps. Lower loss.epoch_queue_starts or loss.queue_length, or leave \

@@ -105,13 +105,18 @@ pub struct MetricsLog {
 
 impl MetricsLog {
     /// Opens the log of a run that goes on after `step` steps: the lines of later steps, damaged ones and those that occur
-    /// twice are dropped.
+    /// twice are dropped, and a warning says how many are missing.
     ///
     /// # Errors
     /// Whatever the file system reports.
     pub(super) fn open(files: &dyn Files, path: &Path, step: u64) -> Result<MetricsLog, TrainError> {
         let mut kept = Vec::new();
         let (mut last, mut dropped) = (0, false);
+        let (mut missing, mut first_missing) = (0, None);
+        let mut miss = |from: u64, to: u64| {
+            missing += to - from;
+            first_missing = first_missing.or((from < to).then_some(from + 1));
+        };
         match File::open(path) {
             Ok(file) => {
                 let mut reader = BufReader::new(file);
@@ -120,6 +125,7 @@ impl MetricsLog {
                     let of_step = serde_json::from_slice::<StepMetrics>(&line).ok().map(|metrics| metrics.step);
                     match of_step.filter(|&found| line.ends_with(b"\n") && (last + 1..=step).contains(&found)) {
                         Some(found) => {
+                            miss(last, found - 1);
                             last = found;
                             kept.extend_from_slice(&line);
                         }
@@ -130,6 +136,14 @@ impl MetricsLog {
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(TrainError::io(path)(error)),
+        }
+        miss(last, step);
+        if let Some(first) = first_missing {
+            tracing::warn!(
+                "{}: {missing} of the {step} lines before the checkpoint are missing, the first is that of step {first}; the run goes on, but its curves and \
+                 report have a gap",
+                path.display()
+            );
         }
         if dropped {
             replace(files, path, &kept)?;

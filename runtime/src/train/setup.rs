@@ -10,7 +10,7 @@ use ort::environment::Environment;
 
 use super::checkpoint::{self, Checkpoint, Later, Versions};
 use super::files::Files;
-use super::fit::{Resume, TrainOptions};
+use super::fit::{GraphSource, Resume, TrainOptions};
 use super::guards::{Guards, unused_queue};
 use super::observer::Observer;
 use super::run::differences;
@@ -19,6 +19,7 @@ use super::training::{Course, Training};
 use super::{InitRecord, Interrupt, MetricsLog, Probe, RunDirectory, TrainError, Trainer, engines};
 use crate::data::{BrokenPolicy, Dataset, DecodeOptions, Loader, LoaderConfig};
 use crate::kernels::KernelSet;
+use crate::machine::Machine;
 use crate::session::EngineKind;
 
 /// Batches made ahead of those in use.
@@ -48,6 +49,14 @@ impl<'a> Setup<'a> {
     /// Whatever does not.
     pub(super) fn check(options: &'a TrainOptions) -> Result<Setup<'a>, TrainError> {
         let preset = options.source.preset();
+        if let GraphSource::Directory { directory, .. } = &options.source {
+            artifacts::check_init(directory, &artifacts::open(directory)?)?;
+        }
+        // An allocation that fails would end the process without a word about the setting.
+        let memory = Machine::read().memory_bytes;
+        if memory > 0 {
+            preset.check_arrays(memory, " (this machine's memory)")?;
+        }
         let run = RunDirectory::new(&options.run);
         let dataset = Arc::new(Dataset::open(&options.data)?.subset(preset.data.limit, preset.train.seed));
         let loader = Loader::new(Arc::clone(&dataset), loader_config(preset, &run, options.engine))?;
@@ -153,7 +162,19 @@ fn loader_config(preset: &Preset, run: &RunDirectory, engine: EngineKind) -> Loa
 fn find_checkpoint(run: &RunDirectory, resume: &Resume) -> Result<Option<Checkpoint>, TrainError> {
     match resume {
         Resume::Auto => Checkpoint::newest(&run.checkpoints()),
-        Resume::From(folder) => Checkpoint::load(folder).map(Some),
+        Resume::From(folder) if checkpoint::is_one(folder) => Checkpoint::load(folder).map(Some),
+        Resume::From(folder) => {
+            let found: Vec<String> = checkpoint::list(&run.checkpoints())?.iter().map(|(_, path)| path.display().to_string()).collect();
+            let there = match found.as_slice() {
+                [] => format!("{} has none; leave --resume out to start from the beginning", run.root().display()),
+                [newest] => format!("{} has {newest}; leave --resume out to go on from it", run.root().display()),
+                [newest, .., oldest] => {
+                    let count = found.len();
+                    format!("{} has {count}, from {newest} to {oldest}; name one, or leave --resume out to go on from the newest", run.root().display())
+                }
+            };
+            Err(TrainError::Checkpoint { path: folder.clone(), problem: format!("expected a checkpoint's folder, found no state.json in it; {there}") })
+        }
         Resume::Never => match checkpoint::list(&run.checkpoints())?.first() {
             None => Ok(None),
             Some((step, _)) => Err(TrainError::Run {

@@ -206,7 +206,7 @@ impl Training {
         let step = self.trainer.steps_done();
         let every = |interval: u64| interval > 0 && step.is_multiple_of(interval);
         let train = &self.preset.train;
-        let by_preset = every(train.checkpoint_every_steps) || every(train.checkpoint_every_epochs as u64 * self.course.steps_per_epoch);
+        let by_preset = every(train.checkpoint_every_steps) || every((train.checkpoint_every_epochs as u64).saturating_mul(self.course.steps_per_epoch));
         let by_signal = self.interrupt.take_save_request();
         if by_preset || by_signal || self.saves.retry_is_due() {
             match self.save() {
@@ -231,7 +231,7 @@ impl Training {
             versions: Versions::current(),
         };
         let train = &self.preset.train;
-        let every_steps = train.keep_every as u64 * steps_per_epoch;
+        let every_steps = (train.keep_every as u64).saturating_mul(steps_per_epoch);
         let retention = Retention { last: train.keep_last, every_steps, healthy_step: self.guards.healthy_step(step) };
         self.saves.save(&progress, &self.trainer.engine().state()?, retention)
     }

@@ -50,8 +50,9 @@ pub fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
 /// The newest undamaged checkpoint of at most `step` steps; as [`Checkpoint::newest`].
 pub(in crate::train) fn newest_up_to(directory: &Path, step: u64) -> Result<Option<Checkpoint>, TrainError> {
     let mut last = None;
-    for (_, folder) in list(directory)?.into_iter().filter(|(found, _)| *found <= step) {
-        match Checkpoint::load(&folder) {
+    let found: Vec<PathBuf> = list(directory)?.into_iter().filter(|(found, _)| *found <= step).map(|(_, folder)| folder).collect();
+    for folder in &found {
+        match Checkpoint::load(folder) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error @ TrainError::CheckpointVersion { .. }) => return Err(error),
             Err(error) => {
@@ -60,7 +61,7 @@ pub(in crate::train) fn newest_up_to(directory: &Path, step: u64) -> Result<Opti
             }
         }
     }
-    last.map_or(Ok(None), Err)
+    last.map_or(Ok(None), |last| Err(TrainError::NoCheckpoint { path: directory.into(), count: found.len(), last: Box::new(last) }))
 }
 
 /// Removes the checkpoints that need not stay. One that cannot be removed is named in a warning: it does no harm.

@@ -98,6 +98,11 @@ struct State {
 /// SHA-256 of the other files by name, hexadecimal.
 type Checksums = BTreeMap<String, String>;
 
+/// Whether a folder looks like a checkpoint, damaged or not.
+pub(super) fn is_one(folder: &Path) -> bool {
+    folder.join(STATE).exists()
+}
+
 impl Checkpoint {
     /// Overwrites the engine's state.
     ///
