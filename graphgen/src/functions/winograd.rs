@@ -72,8 +72,8 @@ fn both_axes(g: &mut Graph, matrix: &[Vec<f64>]) -> ValueId {
 /// `points` [36, X] times `matrix` [6, n] along both axes: [n, n, X].
 ///
 /// One axis after the other: a product that gathers 36 values from rows a power of two apart waits for the caches, which hold
-/// eight such rows. What is asked for as [X, n²] is transposed afterwards: a matrix product that writes columns takes twice the
-/// time of both.
+/// eight such rows. What is asked for as [X, n²] is transposed afterwards: a matrix product that writes columns takes 1.2 to 2 times
+/// as long as both.
 fn times_both_axes(g: &mut Graph, points: ValueId, matrix: &[Vec<f64>]) -> Result<ValueId, GraphError> {
     let (columns, to) = (g.ty(points).elements() / POINTS, matrix[0].len());
     let transposed = (0..to).flat_map(|column| matrix.iter().map(move |row| row[column])).collect();
@@ -163,8 +163,8 @@ fn assembled(g: &mut Graph, products: ValueId, [height, width]: [usize; 2]) -> R
 /// Whether there are tiles enough for a product with a row for each of them. Else rows are channels: a product of few rows waits
 /// for the weights, which are its other factor.
 ///
-/// Measured with AVX2: for as many rows as channels, 256 or 512, 1.0 to 1.1 of the other form's time, which has a transpose to come;
-/// for 32 rows of 512 channels 1.7.
+/// Measured with AVX2, 256 and 512 channels: with at least half as many rows 1.0 to 1.25 of the other form's time, which has a transpose
+/// to come; with 32 rows of 512 channels 1.7.
 fn many_tiles(columns: usize, channels: usize, out: usize) -> bool {
     2 * columns >= channels.max(out)
 }

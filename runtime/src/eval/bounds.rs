@@ -1,5 +1,7 @@
 //! Which numbers a setting may be.
 
+use super::EvalError;
+
 /// A range of numbers, for options and for the settings that they become.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
@@ -33,5 +35,13 @@ impl Bounds {
         }
         let lower = if inclusive { "of at least" } else { "above" };
         Err(format!("expected a number {lower} {least} and up to {most}, got {value}"))
+    }
+
+    /// The same for the setting of an evaluation.
+    ///
+    /// # Errors
+    /// The setting, what was expected and what came.
+    pub(super) fn require(self, setting: &'static str, value: f64) -> Result<(), EvalError> {
+        self.check(value).map(drop).map_err(|problem| EvalError::Setting { setting, problem })
     }
 }

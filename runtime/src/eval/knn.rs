@@ -83,7 +83,7 @@ pub fn classify(bank: &Labelled, test: &Labelled, classes: usize, settings: &[Kn
         if knn.k == 0 {
             return invalid("--k", "expected at least 1, got 0".into());
         }
-        Bounds::TEMPERATURE.check(knn.temperature).map_err(|problem| EvalError::Setting { setting: "--temperature", problem })?;
+        Bounds::TEMPERATURE.require("--temperature", knn.temperature)?;
     }
     let blocks: Vec<usize> = (0..test.len()).step_by(BLOCK).collect();
     let share = blocks.len().div_ceil(threads.max(1));

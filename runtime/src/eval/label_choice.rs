@@ -30,7 +30,7 @@ impl LabelChoice {
 }
 
 fn by_share(dataset: &Dataset, share: f64, seed: u64) -> Result<Vec<usize>, EvalError> {
-    Bounds::SHARE.check(share).map_err(|problem| EvalError::Setting { setting: "--share", problem })?;
+    Bounds::SHARE.require("--share", share)?;
     let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for index in 0..dataset.len() {
         let class = dataset.label(index).ok_or_else(|| EvalError::Unlabelled { name: dataset.name(index) })?;

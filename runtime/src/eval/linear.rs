@@ -50,11 +50,10 @@ impl Linear {
             0 => Err(EvalError::Setting { setting, problem: "expected at least 1, got 0".into() }),
             _ => Ok(()),
         };
-        let within = |setting, value, bounds: Bounds| bounds.check(value).map(drop).map_err(|problem| EvalError::Setting { setting, problem });
         at_least_1("--epochs", self.epochs)?;
         at_least_1("--step-batch", self.batch_size)?;
-        within("--lr", self.lr, Bounds::POSITIVE)?;
-        within("--weight-decay", self.weight_decay, Bounds::DECAY)
+        Bounds::POSITIVE.require("--lr", self.lr)?;
+        Bounds::DECAY.require("--weight-decay", self.weight_decay)
     }
 }
 

@@ -64,16 +64,13 @@ impl SemiSupervised {
     }
 
     fn validate(&self) -> Result<(), EvalError> {
-        let refuse = |setting, problem: String| Err(EvalError::Setting { setting, problem });
         for (setting, value) in [("--epochs", self.epochs), ("--step-batch", self.batch_size)] {
             if value == 0 {
-                return refuse(setting, "expected at least 1, got 0".into());
+                return Err(EvalError::Setting { setting, problem: "expected at least 1, got 0".into() });
             }
         }
-        for (setting, value) in [("--lr", self.lr), ("--classifier-lr", self.classifier_lr)] {
-            Bounds::POSITIVE.check(value).map_err(|problem| EvalError::Setting { setting, problem })?;
-        }
-        Ok(())
+        Bounds::POSITIVE.require("--lr", self.lr)?;
+        Bounds::POSITIVE.require("--classifier-lr", self.classifier_lr)
     }
 }
 
